@@ -1,0 +1,1 @@
+"""Text GANs: the core language model trained against a discriminator."""

@@ -1,0 +1,1 @@
+"""The shared Transformer language model and the machinery that trains it."""

@@ -1,0 +1,1 @@
+"""Text metrics that several packages use: n-gram counts, BLEU, bootstrap intervals."""

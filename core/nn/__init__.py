@@ -1,0 +1,1 @@
+"""Layers and models: attention, Transformer, LSTM, key-value cache, LoRA."""

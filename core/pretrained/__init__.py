@@ -1,0 +1,1 @@
+"""Weights and data from packages, folders and the Hugging Face format."""

@@ -1,0 +1,1 @@
+"""Pictures, sound and video as input to the core language model."""

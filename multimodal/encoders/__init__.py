@@ -1,0 +1,1 @@
+"""Networks that turn media into feature sequences."""

@@ -1,0 +1,1 @@
+"""Policy optimisation of the core language model in Gymnasium text environments."""
