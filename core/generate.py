@@ -1,0 +1,205 @@
+"""The one decoding loop: ragged prompts, prefix embeddings, several samples a prompt, masks, streaming.
+
+Shape suffixes: B = rows, T = positions, P = prefix positions, D = model width, V = vocabulary, M = memory positions.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from core.interfaces import Samples
+from core.sampling import Sampling, choice_logits, draw, uniforms
+
+TokenMask = Callable[[list[int], list[list[int]]], Tensor]
+"""Called before every step with the original indices of the active rows and what each generated so far; returns
+bool BV (or V), True = the token may come next."""
+
+
+class Cache(Protocol):
+    """What decoding needs of a model's memory of the positions read."""
+
+    def select(self, rows: Tensor) -> None: ...
+    def repeat(self, times: int) -> None: ...
+
+
+class CausalModel(Protocol):
+    """What decoding needs of a model: the core Transformer and the LSTM both have it."""
+
+    training: bool
+
+    def __call__(
+        self, tokens_BT: Tensor | None = None, embeddings_BTD: Tensor | None = None, **options: Any
+    ) -> Tensor: ...
+    def embed(self, tokens_BT: Tensor) -> Tensor: ...
+    def logits(self, hidden_BTD: Tensor) -> Tensor: ...
+    def new_cache(self, batch: int, capacity: int) -> Any: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def parameters(self) -> Iterator[Tensor]: ...
+
+
+def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """tokens_BT padded on the left with 0, and mask_BT (True = real), which is None when no row needs padding."""
+    longest = max(len(row) for row in rows)
+    tokens_BT = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], dtype=torch.long, device=device)
+    if all(len(row) == longest for row in rows):
+        return tokens_BT, None
+    lengths_B = torch.tensor([len(row) for row in rows], device=device)
+    return tokens_BT, torch.arange(longest, device=device) >= (longest - lengths_B)[:, None]
+
+
+@contextmanager
+def evaluation(model: CausalModel) -> Iterator[None]:
+    """Evaluation mode without gradient; the model's mode is put back afterwards."""
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def prefill(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    num_new: int,
+    *,
+    prefix_BPD: Tensor | None,
+    prefix_mask_BP: Tensor | None,
+    bidirectional: bool,
+    options: dict[str, Any],
+) -> tuple[Tensor, Any]:
+    """Read the prompts once. Returns the last position's hidden_BD and the cache, with room for `num_new` tokens."""
+    if not prompts:
+        raise ValueError("there are no prompts: give at least one")
+    if prefix_BPD is None and any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("a prompt is empty: start it with a begin-of-sequence token, or give a prefix")
+    device = next(iter(model.parameters())).device
+    tokens_BT, mask_BT = pad_left(prompts, device)
+    num_prompt = tokens_BT.shape[1]
+    inputs: dict[str, Any] = {"tokens_BT": tokens_BT}
+    if prefix_BPD is not None:
+        # Padding must stand before the prefix, so prefix and prompt are joined first and then shifted to the right.
+        embedded = model.embed(tokens_BT)
+        inputs = {"embeddings_BTD": torch.cat((prefix_BPD.to(embedded.dtype), embedded), dim=1)}
+        if mask_BT is not None or prefix_mask_BP is not None:
+            prefix_mask = prefix_mask_BP
+            if prefix_mask is None:
+                prefix_mask = torch.ones(prefix_BPD.shape[:2], dtype=torch.bool, device=device)
+            prompt_mask = mask_BT if mask_BT is not None else torch.ones_like(tokens_BT, dtype=torch.bool)
+            mask_BT = torch.cat((prefix_mask, prompt_mask), dim=1)
+            order = torch.argsort(mask_BT.int(), dim=1, stable=True)
+            mask_BT = mask_BT.gather(1, order)
+            joined = inputs["embeddings_BTD"]
+            inputs = {"embeddings_BTD": joined.gather(1, order[..., None].expand_as(joined))}
+        num_prompt += prefix_BPD.shape[1]
+    if bidirectional:
+        options = {**options, "prefix_B": torch.full((len(prompts),), num_prompt, device=device)}
+    if mask_BT is not None:
+        options = {**options, "key_mask_BS": mask_BT}
+    cache = model.new_cache(len(prompts), num_prompt + num_new)
+    hidden_BTD = model(**inputs, cache=cache, **options)
+    return hidden_BTD[:, -1], cache
+
+
+def generate(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    num_samples: int = 1,
+    sampling: Sampling | None = None,
+    eos_id: int | None = None,
+    prefix_BPD: Tensor | None = None,
+    prefix_mask_BP: Tensor | None = None,
+    bidirectional: bool = False,
+    token_mask: TokenMask | Tensor | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    on_token: Callable[[list[int], list[int]], None] | None = None,
+    **memory: Tensor,
+) -> Samples:
+    """Continue each prompt, reading it once however many samples are wanted.
+
+    Args:
+        model: the core Transformer, the LSTM, or anything with their surface.
+        prompts: token ids of each prompt, of any lengths.
+        max_new_tokens: most tokens to generate per sample, end-of-sequence counted.
+        num_samples: samples per prompt; the result has prompt 0's samples first.
+        sampling: temperature and truncation; by default the model's own distribution at temperature 1.
+        eos_id: the token that ends a sample; None generates `max_new_tokens` everywhere.
+        prefix_BPD: embeddings that stand before each prompt, one row a prompt.
+        prefix_mask_BP: bool, True = a real prefix position.
+        bidirectional: prefix and prompt see each other in both directions (prefix language model).
+        token_mask: which tokens may come next: a bool V tensor, or a function of rows and sequences so far.
+        generator: source of randomness: one for all, or one for each of the len(prompts) * num_samples rows.
+        on_token: called after each step with the active rows and the token each one got.
+        memory: `memory_BMD` and `memory_mask_BM` for cross-attention, one row a prompt.
+
+    Returns:
+        Samples with log-probabilities under the distribution that was drawn from (mask and temperature included);
+        greedy tokens have the model's own log-probability under the mask.
+    """
+    sampling = sampling or Sampling()
+    if max_new_tokens < 1 or num_samples < 1:
+        raise ValueError(f"max_new_tokens and num_samples must be >= 1, got {max_new_tokens} and {num_samples}")
+    total = len(prompts) * num_samples
+    if isinstance(generator, Sequence) and len(generator) != total:
+        raise ValueError(f"give one generator per row ({total}), got {len(generator)}")
+    with evaluation(model):
+        hidden_BD, cache = prefill(
+            model, prompts, max_new_tokens, prefix_BPD=prefix_BPD, prefix_mask_BP=prefix_mask_BP,
+            bidirectional=bidirectional, options=memory,
+        )  # fmt: skip
+        cache.repeat(num_samples)
+        hidden_BD = hidden_BD.repeat_interleave(num_samples, dim=0)
+        device = hidden_BD.device
+        tokens_BT = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
+        mask_BT = torch.zeros(total, max_new_tokens, dtype=torch.bool, device=device)
+        logprobs_BT = torch.zeros(total, max_new_tokens, device=device)
+        finished_B = torch.zeros(total, dtype=torch.bool, device=device)
+        rows = torch.arange(total, device=device)
+        seen = _seen(prompts, num_samples, model, hidden_BD) if sampling.repetition_penalty != 1 else None
+        for step in range(max_new_tokens):
+            if token_mask is None or isinstance(token_mask, Tensor):
+                allowed = token_mask
+            else:
+                allowed = token_mask(rows.tolist(), tokens_BT[rows, :step].tolist()).to(device)
+            logits_BV = choice_logits(
+                model.logits(hidden_BD), sampling, allowed=allowed, seen_BV=None if seen is None else seen[rows]
+            )
+            if sampling.temperature == 0:
+                chosen = logits_BV.argmax(-1)
+            else:
+                chosen = draw(logits_BV, uniforms(generator, rows, device))
+            tokens_BT[rows, step], mask_BT[rows, step] = chosen, True
+            logprobs_BT[rows, step] = logits_BV.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
+            if seen is not None:
+                seen[rows, chosen] = True
+            if on_token is not None:
+                on_token(rows.tolist(), chosen.tolist())
+            if step + 1 == max_new_tokens:
+                break
+            ends = chosen == eos_id if eos_id is not None else torch.zeros_like(chosen, dtype=torch.bool)
+            if bool(ends.any()):
+                stay = (~ends).nonzero().squeeze(-1)
+                finished_B[rows[ends]] = True
+                if len(stay) == 0:
+                    break
+                rows, chosen = rows[stay], chosen[stay]
+                cache.select(stay)
+            hidden_BD = model(chosen[:, None], cache=cache)[:, -1]
+        if eos_id is not None:
+            finished_B |= ((tokens_BT == eos_id) & mask_BT).any(1)
+    return Samples(tokens_BT, mask_BT, logprobs_BT, finished_B)
+
+
+def _seen(prompts: Sequence[Sequence[int]], num_samples: int, model: CausalModel, hidden_BD: Tensor) -> Tensor:
+    """bool seen_BV: the tokens of each prompt, repeated for its samples."""
+    vocab_size = model.logits(hidden_BD[:1]).shape[-1]
+    seen_BV = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=hidden_BD.device)
+    for row, prompt in enumerate(prompts):
+        seen_BV[row, list(prompt)] = True
+    return seen_BV.repeat_interleave(num_samples, dim=0)

@@ -1,0 +1,94 @@
+"""Attention, with the kernel chosen by device and length.
+
+Shape suffixes: B = batch, T = query positions, S = key positions, H = query heads, G = key-value heads,
+K = head width, R = query heads per key-value head (H = G * R).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Above this many keys the T x S score matrix costs more memory traffic than the tiled kernel costs in overhead.
+# Measured on two CPU cores (benchmarks/RESULTS.md, attention): bmm wins up to about 512 keys.
+MAX_BMM_KEYS = 512
+
+
+def uses_bmm(device: torch.device, num_keys: int) -> bool:
+    """Whether `attend` takes the matrix-product path for these tensors, rather than PyTorch's fused kernel."""
+    return device.type == "cpu" and num_keys <= MAX_BMM_KEYS
+
+
+def causal_bias(num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Additive bias_TS: 0 where query t may see key s, -inf elsewhere. Queries are the last positions of the keys."""
+    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+    return additive(allowed, dtype)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where `allowed` (bool) is True and -inf where it is False, in the same shape."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+
+
+def attend(
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSK: Tensor,
+    bias: Tensor | None,
+    *,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Scaled dot-product attention with grouped key-value heads.
+
+    Args:
+        q_BHTK: queries.
+        k_BGSK: keys; H must be a multiple of G.
+        v_BGSK: values.
+        bias: additive bias, TS or B1TS; every query must see at least one key. None with `causal` for a causal mask.
+        causal: with `bias` None: query t sees keys up to t (T = S).
+        dropout: dropout probability on the attention weights.
+
+    Returns:
+        attended_BHTK.
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762.
+        Ainslie et al. 2023, "GQA: Training Generalized Multi-Query Transformer Models", arXiv:2305.13245.
+    """
+    if not uses_bmm(q_BHTK.device, k_BGSK.shape[2]):
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BGSK, v_BGSK, attn_mask=bias, is_causal=causal, dropout_p=dropout,
+            enable_gqa=q_BHTK.shape[1] != k_BGSK.shape[1],
+        )  # fmt: skip
+    if causal:
+        bias = causal_bias(q_BHTK.shape[2], k_BGSK.shape[2], q_BHTK.dtype, q_BHTK.device)
+    keys = k_BGSK.transpose(2, 3).flatten(0, 1)
+    return attend_transposed(q_BHTK, keys, v_BGSK.flatten(0, 1), bias, dropout=dropout)
+
+
+def attend_transposed(
+    q_BHTK: Tensor, k_XKS: Tensor, v_XSK: Tensor, bias: Tensor | None, *, dropout: float = 0.0
+) -> Tensor:
+    """The matrix-product path: keys transposed, batch and key-value heads folded into X = B * G.
+
+    On CPUs this beats the fused kernel at short lengths, 2 to 4 times, and the transposed keys are what a decoding
+    cache wants: one query against a long row of keys becomes a plain matrix product.
+    """
+    batch, heads, num_queries, head_width = q_BHTK.shape
+    groups = k_XKS.shape[0] // batch
+    ratio = heads // groups
+    num_keys = k_XKS.shape[2]
+    # The scale goes onto the queries: T x K numbers instead of T x S.
+    q_XNK = (q_BHTK * head_width**-0.5).reshape(batch * groups, ratio * num_queries, head_width)
+    if bias is None:
+        scores_XNS = torch.bmm(q_XNK, k_XKS)
+    elif bias.dim() == 2:
+        tiled = bias.repeat(ratio, 1) if ratio > 1 else bias
+        scores_XNS = torch.baddbmm(tiled.to(q_XNK.dtype), q_XNK, k_XKS)
+    else:
+        scores = torch.bmm(q_XNK, k_XKS).view(batch, heads, num_queries, num_keys)
+        scores_XNS = (scores + bias.to(scores.dtype)).view(batch * groups, ratio * num_queries, num_keys)
+    weights_XNS = torch.softmax(scores_XNS, dim=-1)
+    if dropout:
+        weights_XNS = F.dropout(weights_XNS, dropout)
+    return torch.bmm(weights_XNS.to(v_XSK.dtype), v_XSK).view(batch, heads, num_queries, head_width)

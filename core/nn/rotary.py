@@ -1,0 +1,32 @@
+"""Rotary positions in the half-split layout of Llama and Qwen.
+
+Shape suffixes: B = batch, T = positions, H = heads, K = head width.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rotary_table(num_positions: int, head_width: int, theta: float, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
+    """cos_TK and sin_TK in float32 for positions 0 … num_positions - 1.
+
+    Args:
+        num_positions: length of the table.
+        head_width: K, even.
+        theta: base of the frequencies theta^(-2i/K).
+        scaling: positions are divided by this (linear interpolation for contexts longer than the trained one).
+
+    References:
+        Su et al. 2021, "RoFormer", arXiv:2104.09864; Chen et al. 2023, "Extending Context Window of Large Language
+        Models via Positional Interpolation", arXiv:2306.15595.
+    """
+    inverse = 1.0 / theta ** (torch.arange(0, head_width, 2, dtype=torch.int64).float() / head_width)
+    angles = torch.outer(torch.arange(num_positions).float(), inverse / scaling)
+    both = torch.cat((angles, angles), dim=-1)
+    return both.cos(), both.sin()
+
+
+def rotate(x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (x_i, x_{i + K/2}) by the angle of its position; cos and sin broadcast over heads."""
+    first, second = x_BHTK.chunk(2, dim=-1)
+    return x_BHTK * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,0 +1,239 @@
+"""The decoder-only Transformer. Its parameters bear the Hugging Face names, so that no key map is needed.
+
+Shape suffixes: B = batch, T = positions read now, S = positions attended to, D = model width, V = vocabulary,
+H = query heads, G = key-value heads, K = head width, M = memory positions.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from core.config import ModelConfig
+from core.nn.attention import additive, causal_bias, uses_bmm
+from core.nn.block import Block, build_norm
+from core.nn.cache import KVCache
+from core.nn.rotary import rotary_table
+
+
+class Body(nn.Module):
+    """Embedding, blocks and final norm: what Hugging Face calls the base model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        if config.positions == "learned":
+            self.embed_positions = nn.Embedding(config.max_length, config.width)
+        self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
+        self.norm = build_norm(config)
+
+
+class Transformer(nn.Module):
+    """A causal language model that takes token ids or embeddings and gives hidden states.
+
+    Args:
+        config: sizes and variant; see `core.nn.presets` for named ones.
+
+    References:
+        Qwen3 Technical Report 2025, arXiv:2505.09388; Touvron et al. 2023, "LLaMA", arXiv:2302.13971; Radford et
+        al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.vocab_size = config.vocab_size
+        self.gradient_checkpointing = False
+        self.rotary_cos_TK: Tensor
+        self.rotary_sin_TK: Tensor
+        self.model = Body(config)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        if config.positions == "rope":
+            cos, sin = rotary_table(config.max_length, config.head_width, config.rope_theta, config.rope_scaling)
+            self.register_buffer("rotary_cos_TK", cos, persistent=False)
+            self.register_buffer("rotary_sin_TK", sin, persistent=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw fresh weights. Projections into the residual stream start at 0, so every block starts as the identity.
+
+        References:
+            Zhang et al. 2019, "Fixup Initialization", arXiv:1901.09321, for the idea of the zero projections.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue  # norms, biases and gates keep the values that their layers gave them
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+            elif "embed" in name or name == "lm_head.weight":
+                parameter.normal_(std=0.02)
+            else:
+                parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
+
+    def num_parameters(self) -> int:
+        """Number of parameters; a tied output projection counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """embeddings_BTD of token ids, without positions."""
+        return self.model.embed_tokens(tokens_BT)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """logits_BTV of hidden states."""
+        return self.lm_head(hidden_BTD)
+
+    def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` positions, in the dtype that the model computes in."""
+        weight = self.model.embed_tokens.weight
+        dtype = dtype or compute_dtype(weight)
+        c = self.config
+        return KVCache(c.num_layers, batch, c.kv_heads, c.head_width, capacity, device=weight.device, dtype=dtype)
+
+    def forward(
+        self,
+        tokens_BT: Tensor | None = None,
+        embeddings_BTD: Tensor | None = None,
+        *,
+        key_mask_BS: Tensor | None = None,
+        prefix_B: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        cache: KVCache | None = None,
+        memory_BMD: Tensor | None = None,
+        memory_mask_BM: Tensor | None = None,
+    ) -> Tensor:
+        """Read a sequence and return the hidden states after the final norm.
+
+        Args:
+            tokens_BT: int64 token ids; or give `embeddings_BTD` instead.
+            embeddings_BTD: inputs that are not tokens: projected pictures, soft tokens of a Gumbel generator.
+            key_mask_BS: bool, True = a real token; padding may stand on either side. With a cache it covers the
+                T new positions only.
+            prefix_B: int64; the first prefix_B[b] positions (padding included) see one another in both directions.
+            documents_BT: int64 ids of packed documents; attention stays inside a document.
+            positions_BT: int64 position indices. By default they count real tokens, from 0 in every document.
+            cache: keys and values of the positions before; it grows by T.
+            memory_BMD: what cross-attention blocks attend to; with a cache only the first call needs it.
+            memory_mask_BM: bool, True = a real memory position.
+
+        Returns:
+            hidden_BTD.
+
+        Raises:
+            ValueError: if neither or both inputs are given, or the sequence is longer than `config.max_length`.
+
+        References:
+            Prefix language model: Raffel et al. 2020, "T5", arXiv:1910.10683.
+        """
+        if (tokens_BT is None) == (embeddings_BTD is None):
+            raise ValueError("give either tokens_BT or embeddings_BTD, not both and not neither")
+        x_BTD = self.embed(tokens_BT) if tokens_BT is not None else embeddings_BTD
+        assert x_BTD is not None
+        num_new = x_BTD.shape[1]
+        positions = self._positions(x_BTD, key_mask_BS, documents_BT, positions_BT, cache)
+        bias = self._bias(x_BTD, key_mask_BS, prefix_B, documents_BT, cache)
+        rotary: tuple[Tensor, Tensor] | None = None
+        if self.config.positions == "learned":
+            x_BTD = x_BTD + self.model.embed_positions(positions)
+        else:
+            cos, sin = self.rotary_cos_TK[positions], self.rotary_sin_TK[positions]
+            if positions.dim() == 2:
+                cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+            dtype = compute_dtype(x_BTD)
+            rotary = cos.to(dtype), sin.to(dtype)
+        if self.config.dropout:
+            x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
+        for block in self.model.layers:
+            if self.gradient_checkpointing and self.training and cache is None:
+                x_BTD = checkpoint(block, x_BTD, rotary, bias, None, memory_BMD, memory_mask_BM, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, rotary, bias, cache, memory_BMD, memory_mask_BM)
+        if cache is not None:
+            cache.advance(num_new, key_mask_BS)
+        return self.model.norm(x_BTD)
+
+    def _positions(
+        self,
+        x_BTD: Tensor,
+        key_mask_BS: Tensor | None,
+        documents_BT: Tensor | None,
+        positions_BT: Tensor | None,
+        cache: KVCache | None,
+    ) -> Tensor:
+        """Position indices, as T when they are the same in every row, else BT."""
+        num_new = x_BTD.shape[1]
+        start = cache.length if cache is not None else 0
+        if start + num_new > self.config.max_length and positions_BT is None:
+            raise ValueError(
+                f"a sequence of {start + num_new} positions is longer than model.max_length "
+                f"{self.config.max_length}: shorten it or raise max_length"
+            )
+        if positions_BT is not None:
+            return positions_BT
+        steps_T = torch.arange(num_new, device=x_BTD.device)
+        if documents_BT is not None:
+            return _positions_in_documents(documents_BT)
+        if key_mask_BS is not None:
+            counted = (key_mask_BS.long().cumsum(1) - 1).clamp(min=0)
+            return counted + cache.next_position_B[:, None] if cache is not None else counted
+        if cache is not None and cache.mask_BS is not None:
+            return cache.next_position_B[:, None] + steps_T
+        return steps_T + start
+
+    def _bias(
+        self,
+        x_BTD: Tensor,
+        key_mask_BS: Tensor | None,
+        prefix_B: Tensor | None,
+        documents_BT: Tensor | None,
+        cache: KVCache | None,
+    ) -> Tensor | None:
+        """The additive bias of the self-attention, built once for all layers; None where the kernel needs none."""
+        device, dtype = x_BTD.device, compute_dtype(x_BTD)
+        num_new = x_BTD.shape[1]
+        start = cache.length if cache is not None else 0
+        total = start + num_new
+        padded = key_mask_BS is not None or (cache is not None and cache.mask_BS is not None)
+        if not padded and prefix_B is None and documents_BT is None:
+            if cache is None:
+                # None asks the fused kernel for its own causal mask; the bmm path shares one bias among the layers.
+                return causal_bias(num_new, total, dtype, device) if uses_bmm(device, total) else None
+            return None if num_new == 1 else causal_bias(num_new, total, dtype, device)
+        query = torch.arange(start, total, device=device)
+        key = torch.arange(total, device=device)
+        allowed = key[None, None, :] <= query[None, :, None]
+        if prefix_B is not None:
+            allowed = allowed | (key[None, None, :] < prefix_B[:, None, None])
+        if documents_BT is not None:
+            allowed = allowed & (documents_BT[:, :, None] == documents_BT[:, None, :])
+        if padded:
+            real = torch.ones(len(x_BTD), total, dtype=torch.bool, device=device)
+            if cache is not None and cache.mask_BS is not None:
+                real[:, :start] = cache.mask_BS[:, :start]
+            if key_mask_BS is not None:
+                real[:, start:] = key_mask_BS
+            allowed = allowed & real[:, None, :]
+        # A padding query sees itself: its output is never read, but a row without any key would give NaN gradients.
+        allowed = allowed | (key[None, None, :] == query[None, :, None])
+        return additive(allowed, dtype)[:, None]
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that matrix products on `x` run in: autocast's where it is on, else that of `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _positions_in_documents(documents_BT: Tensor) -> Tensor:
+    """positions_BT that start again at 0 wherever the document id changes."""
+    steps = torch.arange(documents_BT.shape[1], device=documents_BT.device).expand_as(documents_BT)
+    starts = torch.ones_like(documents_BT, dtype=torch.bool)
+    starts[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    first = torch.where(starts, steps, torch.zeros_like(steps)).cummax(dim=1).values
+    return steps - first

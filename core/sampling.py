@@ -1,0 +1,117 @@
+"""Turning logits into next tokens: masks, penalties, truncation and one draw per row.
+
+Shape suffixes: B = rows, T = tokens so far, V = vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. The defaults sample from the model's own distribution."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most likely token."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the fewest most likely tokens whose probabilities add up to at least this."""
+    min_p: float = 0.0
+    """Keep tokens at least this fraction as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Divide positive and multiply negative logits of tokens that occurred already, prompt included."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "temperature": self.temperature >= 0,
+            "top_k": self.top_k >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "min_p": 0 <= self.min_p < 1,
+            "repetition_penalty": self.repetition_penalty > 0,
+        }
+        for name, good in checks.items():
+            if not good:
+                raise ValueError(f"{name} is out of range: {getattr(self, name)}")
+
+
+def choice_logits(
+    logits_BV: Tensor, sampling: Sampling, *, allowed: Tensor | None = None, seen_BV: Tensor | None = None
+) -> Tensor:
+    """float32 logits of the distribution that a token is drawn from: -inf where it can't be drawn.
+
+    The order is mask, repetition penalty, temperature, top-k, top-p, min-p. With temperature 0 it stops before the
+    temperature, so that the log-probabilities of greedy tokens are the model's own under the mask.
+
+    Args:
+        logits_BV: the model's logits.
+        sampling: what to apply.
+        allowed: bool, V or BV; False forbids a token, and the rest is renormalised.
+        seen_BV: bool; True for tokens that the penalty applies to.
+
+    References:
+        Fan et al. 2018 (top-k), arXiv:1805.04833; Holtzman et al. 2020 (top-p), arXiv:1904.09751; Nguyen et al. 2024
+        (min-p), arXiv:2407.01082; Keskar et al. 2019 (repetition penalty), arXiv:1909.05858.
+    """
+    logits_BV = logits_BV.float()
+    if allowed is not None:
+        if not bool(allowed.any(-1).all()):
+            raise ValueError("token_mask forbids every token of a row: it must allow at least one")
+        logits_BV = logits_BV.masked_fill(~allowed, float("-inf"))
+    if seen_BV is not None and sampling.repetition_penalty != 1:
+        penalty = sampling.repetition_penalty
+        penalised = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+        logits_BV = torch.where(seen_BV, penalised, logits_BV)
+    if sampling.temperature == 0:
+        return logits_BV
+    if sampling.temperature != 1:
+        logits_BV = logits_BV / sampling.temperature
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        threshold = logits_BV.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < threshold, float("-inf"))
+    if sampling.top_p < 1:
+        ordered, order = logits_BV.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        # A token stays when the ones before it do not yet reach top_p: so at least one always stays.
+        dropped = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        logits_BV = logits_BV.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), float("-inf"))
+    if sampling.min_p > 0:
+        probabilities = logits_BV.softmax(-1)
+        floor = sampling.min_p * probabilities.amax(-1, keepdim=True)
+        logits_BV = logits_BV.masked_fill(probabilities < floor, float("-inf"))
+    return logits_BV
+
+
+def draw(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """One token per row by inverting the cumulative distribution at `uniform_B` (float64 in [0, 1)).
+
+    One random number a row, instead of one per token of the vocabulary; a token of probability 0 is never drawn.
+    """
+    cumulative_BV = logits_BV.double().softmax(-1).cumsum(-1)
+    tokens = torch.searchsorted(cumulative_BV, uniform_B[:, None] * cumulative_BV[:, -1:], right=True).squeeze(-1)
+    # Rounding can put the last step just below the total; the most likely token is then a legal answer.
+    return torch.where(tokens < logits_BV.shape[-1], tokens, logits_BV.argmax(-1))
+
+
+def uniforms(
+    generator: torch.Generator | Sequence[torch.Generator] | None, rows: Tensor, device: torch.device
+) -> Tensor:
+    """float64 uniform_B for the rows still active.
+
+    Args:
+        generator: one for the batch, or one for every original row: then a row's draws do not depend on the others.
+        rows: int64 original index of each active row.
+        device: where the result is wanted.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        where = generator.device if generator is not None else device
+        return torch.rand(len(rows), generator=generator, dtype=torch.float64, device=where).to(device)
+    return torch.cat(
+        [
+            torch.rand(1, generator=generator[row], dtype=torch.float64, device=generator[row].device)
+            for row in rows.tolist()
+        ]
+    ).to(device)
