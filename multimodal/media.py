@@ -1,0 +1,195 @@
+"""Pictures from files that may be damaged, hostile or in any colour mode.
+
+Shape suffixes: N = pictures, H = height, W = width; 3 = red, green, blue.
+
+A decoder's silence proves little: a flipped byte in a JPEG decodes without complaint. What can be noticed is noticed
+here; beyond that, data that we fetch is compared with its SHA-256 (`core.pretrained.sources`).
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from core.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+"""The decoders that may run. Everything else that Pillow can read (EPS starts a program) is refused."""
+MAX_PIXELS = 2**25
+"""Pictures with more pixels are refused before they are decoded: 33.5 million, about 100 MB as RGB."""
+MAX_FILE_BYTES = 2**26
+"""Files above 64 MiB are refused before they are opened."""
+
+
+class MediaError(UserError):
+    """One file that cannot be used, and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class TooManyBadFiles(UserError):
+    """More files are damaged than the run accepts."""
+
+    exit_code = 1
+
+    def __init__(self, bad: Sequence[MediaError], total: int, max_bad_fraction: float) -> None:
+        listed = "".join(f"\n  {error}" for error in bad[:10])
+        super().__init__(
+            f"{len(bad)} of {total} pictures cannot be used, more than max_bad_fraction={max_bad_fraction:g} allows; "
+            f"repair or remove them, or raise the limit. The first ones:{listed}"
+        )
+        self.bad = list(bad)
+
+
+def load_image(path: Path, *, side: int | None = None, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Decode a picture completely.
+
+    Transparency is laid on white, a grey or 16-bit picture is scaled to 8-bit RGB, of an animation the first frame is
+    taken, and the orientation that a camera noted is applied.
+
+    Args:
+        path: a file in one of `FORMATS`; its content decides, not its name.
+        side: if given, resize (bicubic) so that the longer side has this length, and pad with white to a square.
+        max_pixels: refuse larger pictures before decoding.
+
+    Returns:
+        image_3HW, uint8.
+
+    Raises:
+        MediaError: the file is missing, damaged, too large or in another format.
+    """
+    # The warning becomes an error here, so that no picture above Pillow's own limit is decoded either.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return _load_image(Path(path), side, max_pixels)
+
+
+@dataclass(frozen=True)
+class LoadedImages:
+    """The usable pictures of a list of files."""
+
+    images_N3HW: Tensor
+    """uint8."""
+    kept: list[int]
+    """Which of the given paths they are, in order."""
+    bad: list[MediaError]
+    """The others."""
+
+
+def load_images(
+    paths: Sequence[Path], *, side: int, max_bad_fraction: float = 0.01, max_pixels: int = MAX_PIXELS
+) -> LoadedImages:
+    """Load many pictures as squares; name, count and skip the bad ones.
+
+    Raises:
+        TooManyBadFiles: as soon as more than `max_bad_fraction` of the paths have turned out bad, or all of them.
+    """
+    bad: list[MediaError] = []
+    kept: list[int] = []
+    parts: list[Tensor] = []
+    for indices, images_N3HW in iterate_images(
+        paths, side=side, batch_size=256, bad=bad, max_bad_fraction=max_bad_fraction, max_pixels=max_pixels
+    ):
+        kept += indices
+        parts.append(images_N3HW)
+    images_N3HW = torch.cat(parts) if parts else torch.empty(0, 3, side, side, dtype=torch.uint8)
+    return LoadedImages(images_N3HW, kept, bad)
+
+
+def iterate_images(
+    paths: Sequence[Path],
+    *,
+    side: int,
+    batch_size: int,
+    bad: list[MediaError],
+    max_bad_fraction: float = 0.01,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """`load_images` a batch at a time, for sets that do not fit into memory.
+
+    Args:
+        bad: filled with what was skipped.
+
+    Yields:
+        The indices of up to `batch_size` usable pictures, and images_N3HW uint8.
+    """
+    if not 0 <= max_bad_fraction <= 1:
+        raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
+    indices: list[int] = []
+    images: list[Tensor] = []
+    for index, path in enumerate(paths):
+        try:
+            images.append(load_image(path, side=side, max_pixels=max_pixels))
+            indices.append(index)
+        except MediaError as error:
+            bad.append(error)
+            if len(bad) > max_bad_fraction * len(paths) or len(bad) == len(paths):
+                raise TooManyBadFiles(bad, len(paths), max_bad_fraction) from error
+        if len(images) == batch_size or (images and index == len(paths) - 1):
+            yield indices, torch.stack(images)
+            indices, images = [], []
+
+
+def _load_image(path: Path, side: int | None, max_pixels: int) -> Tensor:
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise MediaError(path, error.strerror or "cannot be opened") from error
+    if not path.is_file():
+        raise MediaError(path, "not a file")
+    if size_bytes == 0:
+        raise MediaError(path, "empty file")
+    if size_bytes > MAX_FILE_BYTES:
+        raise MediaError(path, f"{size_bytes} bytes, more than {MAX_FILE_BYTES}")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise MediaError(path, f"{width} x {height} pixels, more than {max_pixels}")
+            if side is not None:
+                # A JPEG can be decoded at a fraction of its size, which is much faster for photographs.
+                image.draft("RGB", (side, side))
+            image.load()
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            if side is not None:
+                rgb = _to_square(rgb, side)
+            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+    except MediaError:
+        raise
+    except Exception as error:
+        # Decoders raise what they like on hostile bytes (OSError, SyntaxError, struct.error, ValueError, ...): here,
+        # and only here, all of it means "this file is damaged".
+        raise MediaError(path, f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits; converting directly would clip everything above 255 to white.
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _to_square(image: Image.Image, side: int) -> Image.Image:
+    # Resized before it is padded: a picture of 1 x 30 million pixels must not become a square of that side.
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if width == height:
+        return image
+    square = Image.new("RGB", (side, side), (255, 255, 255))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
