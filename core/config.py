@@ -109,7 +109,7 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     final_lr_ratio: float = 0.0
-    """Learning rate at the last step, as a fraction of the peak."""
+    """Learning rate that the schedule reaches at the end of the run, as a fraction of the peak."""
     decay_fraction: float = 0.2
     """Share of the run in which `wsd` decays."""
     step_every: int = 1000
@@ -137,6 +137,10 @@ class OptimConfig:
         _require(0 <= self.ema_decay < 1, f"optim.ema_decay must be in [0, 1), got {self.ema_decay}")
         _require(0 <= self.final_lr_ratio <= 1, f"optim.final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")
         _require(0 < self.decay_fraction <= 1, f"optim.decay_fraction must be in (0, 1], got {self.decay_fraction}")
+        _require(
+            self.schedule != "exponential" or self.final_lr_ratio > 0,
+            "optim.schedule exponential needs optim.final_lr_ratio > 0: it decays to that fraction of the peak",
+        )
         _require(self.step_every >= 1, f"optim.step_every must be >= 1, got {self.step_every}")
 
 
@@ -165,6 +169,8 @@ class RunConfig:
     """torch.compile the model. `auto`: on CUDA, and on a CPU for runs long enough to repay about 30 s."""
     threads: int | None = None
     """CPU threads; `None` means one per physical core."""
+    deterministic: bool = False
+    """Use deterministic kernels on CUDA too, so that resume is exact there; some are slower."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 0

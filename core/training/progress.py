@@ -1,0 +1,88 @@
+"""The live display of a training run."""
+
+import math
+import time
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_EVERY_S = 5.0
+"""Without a terminal, seconds between two lines."""
+LIVE_EVERY_S = 0.1
+
+
+class Display:
+    """A bar with rate, remaining time and loss on a terminal; a line now and then elsewhere; or nothing.
+
+    It writes to the standard error.
+    """
+
+    def __init__(self, mode: Literal["auto", "off"] = "auto") -> None:
+        self._off = mode == "off"
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._first_step = 0
+        self._total = 0
+        self._started = 0.0
+        self._shown = 0.0
+
+    def start(self, step: int, total_steps: int | None) -> None:
+        """Begin at this step. `total_steps` is `None` while a time budget is not yet turned into steps."""
+        self._first_step, self._total = step, total_steps or 0
+        self._started = self._shown = time.perf_counter()
+        if self._off or not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            refresh_per_second=4,
+        )
+        self._bar.add_task("", total=total_steps, completed=step, text="")
+        self._bar.start()
+
+    def set_total(self, total_steps: int) -> None:
+        """A time budget was turned into this many steps."""
+        self._total = total_steps
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=total_steps)
+
+    def update(self, step: int, loss: float | None, tokens_per_s: float | None) -> None:
+        """Show the step that was done. Cheap enough for every step."""
+        if self._off:
+            return
+        now = time.perf_counter()
+        if now - self._shown < (LIVE_EVERY_S if self._bar is not None else PLAIN_EVERY_S):
+            return
+        self._shown = now
+        rate = (step - self._first_step) / (now - self._started)
+        parts = [f"{rate:.3g} steps/s"]
+        if tokens_per_s:
+            parts.append(f"{tokens_per_s:,.0f} tokens/s")
+        if loss is not None:
+            parts.append(f"loss {loss:.4g}")
+        text = ", ".join(parts)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, text=text)
+            return
+        left = (self._total - step) / rate if self._total and rate else math.nan
+        remaining = f", {left:,.0f} s left" if math.isfinite(left) else ""
+        self._console.print(f"step {step}/{self._total or '?'}: {text}{remaining}")
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        if not self._off:
+            self._console.print(text)
+
+    def stop(self, step: int) -> None:
+        """End the display at this step."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+            self._bar.stop()
+            self._bar = None
