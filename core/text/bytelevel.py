@@ -1,6 +1,6 @@
 """Byte level: the 256 bytes of UTF-8, and byte-pair encoding over them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 from tokenizers import Tokenizer as Backend
@@ -58,21 +58,25 @@ class BPETokenizer(TrainedTokenizer):
     kind: ClassVar[str] = "bpe"
 
     @classmethod
-    def train(cls, texts: str | Iterable[str], vocab_size: int, *, min_count: int = 2) -> Self:
+    def train(
+        cls, texts: str | Iterable[str], vocab_size: int, *, min_count: int = 2, special_tokens: Sequence[str] = ()
+    ) -> Self:
         """Learn merges.
 
         Args:
             texts: one text or many; taken one at a time, so a generator over a large corpus is fine.
             vocab_size: ids in all, special tokens and bytes included. A small corpus may give fewer.
             min_count: a pair must occur so often to be merged.
+            special_tokens: more of them, at ids 3 and up, for instance `<|im_start|>` and `<|im_end|>` for chats.
 
         Raises:
             ValueError: `vocab_size` too small for the bytes and the special tokens.
         """
-        smallest = 256 + len(_SPECIALS)
+        specials = list(dict.fromkeys((*_SPECIALS, *special_tokens)))
+        smallest = 256 + len(specials)
         if vocab_size < smallest:
             raise ValueError(
-                f"vocab_size must be >= {smallest} (256 bytes and {len(_SPECIALS)} special tokens), got {vocab_size}"
+                f"vocab_size must be >= {smallest} (256 bytes and {len(specials)} special tokens), got {vocab_size}"
             )
         backend = Backend(BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -80,7 +84,7 @@ class BPETokenizer(TrainedTokenizer):
         trainer = BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=min_count,
-            special_tokens=list(_SPECIALS),
+            special_tokens=specials,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )

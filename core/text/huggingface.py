@@ -169,6 +169,12 @@ class HFTokenizer:
         """Every token with its id, special tokens included."""
         return self._backend.get_vocab()
 
+    def special_tokens(self) -> dict[str, int]:
+        """Spelling and id of every special token, named roles and others (such as `<|im_end|>`)."""
+        added = {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        named = {token: i for token in self._tokens.values() if (i := self._backend.token_to_id(token)) is not None}
+        return added | named
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the pipeline and the special ids: equal fingerprints mean equal ids for every text."""
