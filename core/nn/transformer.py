@@ -53,11 +53,16 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        if config.positions == "rope":
-            cos, sin = rotary_table(config.max_length, config.head_width, config.rope_theta, config.rope_scaling)
-            self.register_buffer("rotary_cos_TK", cos, persistent=False)
-            self.register_buffer("rotary_sin_TK", sin, persistent=False)
+        self.reset_rotary()
         self.reset_parameters()
+
+    def reset_rotary(self, device: torch.device | None = None) -> None:
+        """Compute the table of rotary positions anew; checkpoints don't hold it, and building on `meta` loses it."""
+        c = self.config
+        if c.positions == "rope":
+            cos, sin = rotary_table(c.max_length, c.head_width, c.rope_theta, c.rope_scaling)
+            self.register_buffer("rotary_cos_TK", cos.to(device), persistent=False)
+            self.register_buffer("rotary_sin_TK", sin.to(device), persistent=False)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
