@@ -23,6 +23,7 @@ from typing import Any
 import safetensors
 from safetensors.torch import load_file, save_file
 
+from core.errors import UserError
 from core.training.state import pack, unpack
 
 FORMAT_VERSION = 1
@@ -30,16 +31,18 @@ TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
-class CorruptCheckpoint(RuntimeError):
+class CorruptCheckpoint(UserError):
     """A checkpoint's files are not what was written. The message names the file and the reason."""
 
 
-class UnknownFormat(ValueError):
+class UnknownFormat(UserError, ValueError):
     """A checkpoint in a format that this version cannot read."""
 
 
-class CheckpointWriteError(OSError):
+class CheckpointWriteError(UserError, OSError):
     """A checkpoint could not be written. Earlier checkpoints are untouched."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)

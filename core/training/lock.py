@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from core.errors import UserError
+
 LOCK_NAME = ".lock"
 
 
-class RunLocked(ValueError):
+class RunLocked(UserError, ValueError):
     """Another process trains in this run directory."""
 
 

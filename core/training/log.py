@@ -1,9 +1,9 @@
-"""The one sink of metrics: `metrics.jsonl`, TensorBoard, the live display and the `samples` folder of a run."""
+"""The one sink of metrics: `metrics.jsonl`, TensorBoard, the live display, and a run's `samples`."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,26 @@ def json_number(value: float) -> float | int | str:
     if isinstance(value, bool | int):
         return int(value)
     return float(value) if math.isfinite(value) else str(float(value))
+
+
+def write_samples(folder: Path, step: int, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write what was sampled at a step as `step-….jsonl`, which the report shows; whole or not at all.
+
+    Args:
+        folder: the run's `samples`; made if absent.
+        step: steps done.
+        rows: JSON values, one mapping a sample; the report's page says which names it shows (`image`, a path relative
+            to the run directory, `prompt`, `reference`, …).
+
+    Returns:
+        The file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.jsonl"
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    part.replace(path)
+    return path
 
 
 class RunLog:
@@ -121,7 +141,7 @@ class RunLog:
         self._write(step, elapsed_s, record)
 
     def evaluation(self, step: int, elapsed_s: float, metrics: Mapping[str, float], evaluation_s: float) -> None:
-        """Write the scores of an evaluation that took `evaluation_s` as a line of their own; names get the prefix `eval/`."""
+        """Write the scores of an evaluation of this many seconds as a line of their own, prefixed `eval/`."""
         self.evaluation_s = evaluation_s
         self.nonfinite_total += sum(not math.isfinite(value) for value in metrics.values())
         self.last_evaluation, self.last_scores = step, dict(metrics)
@@ -147,12 +167,6 @@ class RunLog:
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
-
-    def samples_folder(self, step: int) -> Path:
-        """The folder for what is sampled at this step; made if absent."""
-        folder = self.out / "samples" / f"step-{step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def close(self, step: int) -> None:
         """Close files and display."""

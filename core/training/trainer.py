@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -57,11 +57,17 @@ class Trainer:
         raise NotImplementedError(f"{type(self).__name__} must implement build")
 
     def write_samples(self, task: Task, folder: Path, step: int) -> None:
-        """Write samples of the present model into a folder of `samples`; called after every evaluation."""
+        """Write samples of the present model, with `core.training.log.write_samples`; called after every evaluation.
 
-    def report_sections(self) -> Sequence[Any]:
-        """Sections to add to the run's report."""
-        return ()
+        Args:
+            task: holds its averaged weights, where there are any.
+            folder: the run's `samples`.
+            step: steps done.
+        """
+
+    def report_sections(self) -> Mapping[str, Any]:
+        """Further entries of `eval.json`, which the report shows: `rows` (floors, controls, intervals) and `notes`."""
+        return {}
 
     def sample(self, num_samples: int) -> Sequence[Any]:
         """Samples of the model."""
@@ -117,7 +123,7 @@ class Trainer:
 
             def write_samples(step: int) -> None:
                 if distributed.is_main():
-                    self.write_samples(task, log.samples_folder(step), step)
+                    self.write_samples(task, out / "samples", step)
 
             self.step = loop.fit(
                 task,
@@ -214,7 +220,7 @@ class Trainer:
         distributed.barrier()  # every process has looked whether the file is there
         if distributed.is_main():
             metrics = {name: json_number(value) for name, value in scores.items()}
-            content = {"step": self.step, "seconds": round(seconds, 3), "metrics": metrics}
+            content = {"step": self.step, "seconds": round(seconds, 3), "metrics": metrics, **self.report_sections()}
             part = path.with_name(f".{path.name}.part")
             part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             part.replace(path)

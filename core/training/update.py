@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core.config import OptimConfig
+from core.errors import UserError
 from core.training import distributed
 from core.training.optimizers import build_optimizer
 from core.training.runtime import Runtime
@@ -19,8 +20,10 @@ from core.training.schedule import learning_rate_scale
 Micro = TypeVar("Micro")
 
 
-class NonFiniteStep(RuntimeError):
+class NonFiniteStep(UserError, RuntimeError):
     """A loss or gradient norm was NaN or infinite. Parameters, buffers and optimiser are as before the step."""
+
+    exit_code = 1
 
     def __init__(self, step: int, loss: float, grad_norm: float, reason: str) -> None:
         super().__init__(f"step {step}: loss={loss} grad_norm={grad_norm}: {reason}")
