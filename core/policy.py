@@ -40,7 +40,7 @@ class LanguageModelPolicy:
         *,
         num_samples: int = 1,
         token_mask: TokenMask | Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         greedy: bool = False,
     ) -> Samples:
         """Continue each prompt. See `core.generate.generate`."""
