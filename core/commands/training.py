@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +83,8 @@ def parse_config(name: str, config: RunConfig, arguments: list[str], description
         default=config,
         args=arguments,
         prog=f"trillium train {name}",
-        description=description,
+        # The help text keeps paragraphs, not lines, so each marked line becomes a paragraph.
+        description=re.sub(r"\n(?=(Command|Runtime|Expected):)", "\n\n", description),
         config=(tyro.conf.AvoidSubcommands,),
     )
     require_finite(parsed)

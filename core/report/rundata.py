@@ -22,7 +22,7 @@ class Curve:
     nonfinite: int = 0
 
     def add(self, step: int, value: float) -> None:
-        """Append a value. A step at or before the last one means that the run was resumed there: what came after goes."""
+        """Append a value. When a resumed run repeats a step, what was logged from there on goes."""
         while self.steps and self.steps[-1] >= step:
             self.steps.pop()
             self.values.pop()
