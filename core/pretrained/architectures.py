@@ -177,6 +177,20 @@ def from_config_json(settings: Mapping[str, Any]) -> ModelConfig:
         raise UnsupportedModel(f"config.json holds a value that does not fit: {error}") from error
 
 
+def absent_biases(settings: Mapping[str, Any]) -> frozenset[str]:
+    """Projections that have no bias in a checkpoint with this config.json, although our model has biases everywhere."""
+    kind = settings.get("model_type")
+    attention = {"q_proj", "k_proj", "v_proj", "o_proj"}
+    mlp = {"gate_proj", "up_proj", "down_proj"}
+    if kind == "qwen2":
+        return frozenset({"o_proj"} | mlp)
+    if kind == "llama":
+        return frozenset(
+            (set() if settings.get("attention_bias") else attention) | (set() if settings.get("mlp_bias") else mlp)
+        )
+    return frozenset()
+
+
 def _check_fixed(settings: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]]) -> None:
     for field, values in fixed.items():
         if settings.get(field, values[0]) not in values:

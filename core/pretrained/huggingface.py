@@ -23,6 +23,7 @@ from core.pretrained.architectures import (
     ExportError,
     Family,
     UnsupportedModel,
+    absent_biases,
     family,
     from_config_json,
     to_config_json,
@@ -120,7 +121,8 @@ def from_hf(folder: Path | str, *, dtype: torch.dtype = torch.float32) -> tuple[
     if not isinstance(settings, dict):
         raise UnsupportedModel(f"{folder / 'config.json'} must hold a JSON object, found {type(settings).__name__}")
     config = from_config_json(settings)
-    model = build(config, to_ours(read_safetensors(folder), config), dtype)
+    tensors = to_ours(read_safetensors(folder), config)
+    model = build(config, tensors, dtype, zero_biases=absent_biases(settings))
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
     return model, tokenizer
 

@@ -8,7 +8,7 @@ Shape suffixes: D = model width, N = output width of a projection.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -102,10 +102,16 @@ def from_ours(model: Transformer) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
 
-def build(config: ModelConfig, state: Mapping[str, Tensor], dtype: torch.dtype) -> Transformer:
+def build(
+    config: ModelConfig, state: Mapping[str, Tensor], dtype: torch.dtype, *, zero_biases: Collection[str] = ()
+) -> Transformer:
     """A Transformer with these weights, without drawing random ones first.
 
-    Biases that the config has and the checkpoint lacks are zero: Llama and Qwen2 have them in some projections only.
+    Args:
+        config: the model.
+        state: tensors under our names.
+        dtype: of the parameters.
+        zero_biases: projections whose bias the checkpoint does not have; where our model has one it is zero.
 
     Raises:
         UnsupportedModel: names or shapes that differ from the config's.
@@ -115,7 +121,7 @@ def build(config: ModelConfig, state: Mapping[str, Tensor], dtype: torch.dtype) 
     expected = model.state_dict()
     tensors = {name: tensor.to(dtype, copy=True) for name, tensor in state.items()}
     for name, tensor in expected.items():
-        if config.bias and name.endswith("_proj.bias") and name not in tensors:
+        if name.endswith(".bias") and name.split(".")[-2] in zero_biases and name not in tensors:
             tensors[name] = torch.zeros(tensor.shape, dtype=dtype)
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
