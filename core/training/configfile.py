@@ -1,4 +1,4 @@
-"""`config.json`: a run's config, the recipe it came from, and the versions that ran it."""
+"""`config.json`: a run's config, the recipe it came from, the versions and the machine that ran it."""
 
 import dataclasses
 import importlib
@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from core import machine
 from core.config import RunConfig
 
 NAME = "config.json"
@@ -123,6 +124,7 @@ def write(path: Path, config: RunConfig, recipe: str | None = None) -> None:
             "python": platform.python_version(),
             **{name: _version(name) for name in ("trillium-lm", "torch", "numpy", "safetensors")},
         },
+        "machine": machine.describe(),
     }
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from core.config import RunConfig
+from core.errors import RunError
 from core.interfaces import BatchSource, Task
 from core.training import checkpoint, configfile, distributed, lock, loop
 from core.training.checkpoint import Checkpoint
@@ -73,6 +74,10 @@ class Trainer:
         """Samples of the model."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to sample")
 
+    def language_model(self) -> tuple[Any, Any]:
+        """The language model and its tokenizer (or `None`), for `trillium export`."""
+        raise RunError(f"a {type(self).__name__} run has no language model to export")
+
     # What every trainer does.
 
     @property
@@ -106,6 +111,10 @@ class Trainer:
         started = time.perf_counter()
         out = self.config.out
         distributed.init_from_env()
+        if not out.exists():
+            # A missing file or missing data stops the run here, before anything of it is written.
+            self._use(None)
+            self._build()
         with ExitStack() as stack:
             if distributed.is_main():
                 prepare_directory(out)
