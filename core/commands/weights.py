@@ -4,7 +4,6 @@ from pathlib import Path
 
 from core.commands.options import Parser
 from core.commands.training import load_run
-from core.errors import RunError
 
 
 def export(arguments: list[str]) -> int:
@@ -17,8 +16,6 @@ def export(arguments: list[str]) -> int:
     trainer = load_run(options.run, "cpu")
     from core.pretrained.huggingface import save_hf
 
-    if not hasattr(trainer, "language_model"):
-        raise RunError(f"a {type(trainer).__name__} run has no language model to export")
     model, tokenizer = trainer.language_model()
     done = save_hf(model, options.folder, tokenizer, overwrite=options.overwrite)
     print(f"{done.folder} ({done.family}; logits equal to {done.max_difference:.1g}, checked by {done.checked_by})")
