@@ -94,7 +94,7 @@ def test_other_objects_are_refused_with_their_path_and_nothing_is_written(
 
 
 def test_sparse_tensors_are_refused() -> None:
-    with pytest.raises(TypeError, match="cannot save x: .*make it dense"):
+    with pytest.raises(TypeError, match=r"cannot save x: .*make it dense"):
         pack({"x": torch.eye(2).to_sparse()})
 
 
