@@ -22,6 +22,7 @@ from core.training import signals
 Command = Callable[[list[str]], int]
 
 GROUP = "trillium.commands"
+OUR_PACKAGES = ("core", "multimodal", "adversarial", "rl")
 TRACEBACK_VARIABLE = "TRILLIUM_TRACEBACK"
 """Environment variable: when it is set, expected failures show their traceback too."""
 
@@ -87,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         code = _expected_failure(error)
         if code is None or os.environ.get(TRACEBACK_VARIABLE):
             raise
-        return _fail(str(error) or type(error).__name__, code)
+        hint = "" if isinstance(error, UserError) or _raised_by_us(error) else f" ({TRACEBACK_VARIABLE}=1 shows where)"
+        return _fail(f"{_message(error)}{hint}", code)
 
 
 def package_commands() -> dict[str, Command]:
@@ -153,9 +155,16 @@ def _expected_failure(error: Exception) -> int | None:
 
 
 def _raised_by_us(error: Exception) -> bool:
-    """Whether a `ValueError` is one of ours, that is a checked option, and not one from the depths of a library."""
+    """Whether our own code raised it, and not the depths of a library or a user's file."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(__file__).resolve().parent.parent in Path(frames[-1].filename).resolve().parents
+    root = Path(__file__).resolve().parent.parent
+    return bool(frames) and any(root / name in Path(frames[-1].filename).resolve().parents for name in OUR_PACKAGES)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _fail(message: str, code: int) -> int:

@@ -57,6 +57,16 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "num_layers", "num_heads", "max_length"):
             _require(getattr(self, name) > 0, f"model.{name} must be > 0, got {getattr(self, name)}")
+        for name in ("num_kv_heads", "head_dim", "mlp_width"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"model.{name} must be > 0, got {value}")
+        _require(
+            self.cross_attention_every >= 0,
+            f"model.cross_attention_every must be >= 0, got {self.cross_attention_every}",
+        )
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"model.{name} must be finite and > 0, got {value}")
         _require(
             self.head_dim is not None or self.width % self.num_heads == 0,
             f"model.width {self.width} must be a multiple of model.num_heads {self.num_heads}, or set model.head_dim",
@@ -67,7 +77,9 @@ class ModelConfig:
         )
         _require(self.head_width % 2 == 0, f"model.head_dim must be even for rotary positions, got {self.head_width}")
         _require(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), got {self.dropout}")
-        _require(self.rope_scaling >= 1, f"model.rope_scaling must be >= 1, got {self.rope_scaling}")
+        _require(
+            1 <= self.rope_scaling < math.inf, f"model.rope_scaling must be finite and >= 1, got {self.rope_scaling}"
+        )
 
     @property
     def kv_heads(self) -> int:
@@ -131,8 +143,20 @@ class OptimConfig:
         for name in ("lr", "muon_lr"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, f"optim.{name} must be finite and > 0, got {value}")
+        for name, value in (("betas", max(self.betas)), ("betas", min(self.betas)), ("momentum", self.momentum)):
+            _require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
+        _require(
+            0 <= self.weight_decay < math.inf, f"optim.weight_decay must be finite and >= 0, got {self.weight_decay}"
+        )
+        _require(0 < self.step_factor <= 1, f"optim.step_factor must be in (0, 1], got {self.step_factor}")
+        _require(
+            self.max_consecutive_skips >= 0,
+            f"optim.max_consecutive_skips must be >= 0, got {self.max_consecutive_skips}",
+        )
         _require(self.warmup_steps >= 0, f"optim.warmup_steps must be >= 0, got {self.warmup_steps}")
-        _require(self.max_grad_norm >= 0, f"optim.max_grad_norm must be >= 0, got {self.max_grad_norm}")
+        _require(
+            0 <= self.max_grad_norm < math.inf, f"optim.max_grad_norm must be finite and >= 0, got {self.max_grad_norm}"
+        )
         _require(self.accumulate >= 1, f"optim.accumulate must be >= 1, got {self.accumulate}")
         _require(0 <= self.ema_decay < 1, f"optim.ema_decay must be in [0, 1), got {self.ema_decay}")
         _require(0 <= self.final_lr_ratio <= 1, f"optim.final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")

@@ -34,10 +34,14 @@ def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[str, 
     from rich.console import Console
     from rich.table import Table
 
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the command line's business; rich would exit with code 1
+
     terminal = sys.stdout.isatty()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=not terminal)
     for row in rows:
         table.add_row(*row)
-    Console(width=None if terminal else 400, markup=False, highlight=False).print(table)
+    Output(width=None if terminal else 400, markup=False, highlight=False).print(table)
