@@ -1,0 +1,1 @@
+"""Language modelling on plain text: the core model by itself."""
