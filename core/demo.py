@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.pretrained.sources import MissingData
 from core.recipes import build_config, make_trainer
 from core.report.curves import format_number
-from core.report.html import write_report
+from core.report.page import write_report
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def report(arguments: list[str]) -> int:
         "--out", type=Path, help="file to write (default: report.html in the run, or in the working directory)"
     )
     options = parser.parse_args(arguments)
-    from core.report.html import write_report
+    from core.report.page import write_report
 
     default = options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html")
     print(write_report(options.runs, options.out or default))

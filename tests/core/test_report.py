@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.errors import RunError
 from core.report.curves import Line, draw_chart, format_number, smooth, thin
-from core.report.html import write_report
+from core.report.page import write_report
 from core.report.rundata import Curve, read_run
 
 
