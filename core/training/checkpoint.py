@@ -136,7 +136,9 @@ def load(path: Path) -> Checkpoint:
     step = verify(path)
     try:
         tree = json.loads((path / STATE).read_text(encoding="utf-8"))
-        state = unpack(load_file(path / TENSORS), tree)
+        # Copies: a file's tensors are mapped into memory, unaligned, and the file may be deleted by retention.
+        tensors = {name: tensor.clone() for name, tensor in load_file(path / TENSORS).items()}
+        state = unpack(tensors, tree)
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise CorruptCheckpoint(f"{path}: {error}") from error
     return Checkpoint(path, step, state)

@@ -120,7 +120,8 @@ class RunLog:
                 self.nonfinite_total += 1
             self._sums[name] = self._sums.get(name, 0.0) + number
             self._counts[name] = self._counts.get(name, 0) + 1
-        self.display.update(step, metrics.get("loss"), None)
+        loss = next((value for name, value in metrics.items() if name.partition("/")[0] == "loss"), None)
+        self.display.update(step, loss, metrics.get("tokens", 0.0) * distributed.world())
 
     def flush(self, step: int, elapsed_s: float) -> None:
         """Write the window as a line and begin a new one.

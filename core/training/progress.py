@@ -1,7 +1,7 @@
 """The live display of a training run."""
 
-import math
 import time
+from collections import deque
 from typing import Literal
 
 from rich.console import Console
@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 PLAIN_EVERY_S = 5.0
 """Without a terminal, seconds between two lines."""
 LIVE_EVERY_S = 0.1
+LIVE_POINTS = 50
+"""On a terminal, the rates are those over so many refreshes."""
 
 
 class Display:
@@ -22,16 +24,16 @@ class Display:
         self._off = mode == "off"
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
-        self._first_step = 0
         self._total = 0
-        self._started = 0.0
-        self._shown = 0.0
+        self._tokens = 0.0
+        self._points: deque[tuple[float, int, float]] = deque(maxlen=LIVE_POINTS)
 
     def start(self, step: int, total_steps: int | None) -> None:
         """Begin at this step. `total_steps` is `None` while a time budget is not yet turned into steps."""
-        self._first_step, self._total = step, total_steps or 0
-        self._started = self._shown = time.perf_counter()
-        if self._off or not self._console.is_terminal:
+        self._total, self._tokens = total_steps or 0, 0.0
+        live = self._console.is_terminal
+        self._points = deque([(time.perf_counter(), step, 0.0)], maxlen=LIVE_POINTS if live else 1)
+        if self._off or not live:
             return
         self._bar = Progress(
             TextColumn("training"),
@@ -53,27 +55,28 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], total=total_steps)
 
-    def update(self, step: int, loss: float | None, tokens_per_s: float | None) -> None:
-        """Show the step that was done. Cheap enough for every step."""
+    def update(self, step: int, loss: float | None, tokens: float) -> None:
+        """Show the step that was done, of `tokens` tokens. Cheap enough for every step."""
         if self._off:
             return
+        self._tokens += tokens
         now = time.perf_counter()
-        if now - self._shown < (LIVE_EVERY_S if self._bar is not None else PLAIN_EVERY_S):
+        if now - self._points[-1][0] < (LIVE_EVERY_S if self._bar is not None else PLAIN_EVERY_S):
             return
-        self._shown = now
-        rate = (step - self._first_step) / (now - self._started)
+        since_s, since_step, since_tokens = self._points[0]
+        rate = (step - since_step) / (now - since_s)
+        self._points.append((now, step, self._tokens))
         parts = [f"{rate:.3g} steps/s"]
-        if tokens_per_s:
-            parts.append(f"{tokens_per_s:,.0f} tokens/s")
+        if self._tokens:
+            parts.append(f"{(self._tokens - since_tokens) / (now - since_s):,.0f} tokens/s")
         if loss is not None:
             parts.append(f"loss {loss:.4g}")
         text = ", ".join(parts)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step, text=text)
             return
-        left = (self._total - step) / rate if self._total and rate else math.nan
-        remaining = f", {left:,.0f} s left" if math.isfinite(left) else ""
-        self._console.print(f"step {step}/{self._total or '?'}: {text}{remaining}")
+        left = f", {(self._total - step) / rate:,.0f} s left" if self._total and rate else ""
+        self._console.print(f"step {step}/{self._total or '?'}: {text}{left}")
 
     def note(self, text: str) -> None:
         """Print a line."""

@@ -54,7 +54,8 @@ def install() -> StopFlag:
 def watch() -> Iterator[StopFlag]:
     """Within the block stop signals set the yielded flag; afterwards the previous handlers are back.
 
-    In a thread other than the main one Python cannot set handlers; the flag then stays unset.
+    A signal that came too late for the block to act on raises `Preempted` at its end, so that none is lost. In a thread
+    other than the main one Python cannot set handlers; the flag then stays unset.
     """
     flag = _installed() or StopFlag()
     main = threading.current_thread() is threading.main_thread()
@@ -66,3 +67,5 @@ def watch() -> Iterator[StopFlag]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         flag.deferred -= 1
+    if flag.number is not None and not flag.deferred:
+        raise Preempted(128 + flag.number)

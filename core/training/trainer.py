@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import importlib.util
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -229,14 +228,16 @@ class Trainer:
         distributed.barrier()  # every process has looked whether the file is there
         if distributed.is_main():
             metrics = {name: json_number(value) for name, value in scores.items()}
-            content = {"step": self.step, "seconds": round(seconds, 3), "metrics": metrics, **self.report_sections()}
+            with loop.undisturbed(self.task):
+                further = self.report_sections()
+            content = {"step": self.step, "seconds": round(seconds, 3), "metrics": metrics, **further}
             part = path.with_name(f".{path.name}.part")
             part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             part.replace(path)
         return scores
 
     def _write_report(self) -> None:
-        if self.report and distributed.is_main() and importlib.util.find_spec("core.report.html") is not None:
-            from core.report.html import write_report
+        if self.report and distributed.is_main():
+            from core.report.page import write_report
 
             write_report([self.config.out], self.config.out / "report.html")

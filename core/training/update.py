@@ -212,10 +212,12 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         self._restore_buffers()
         if self._scaler.is_enabled():
-            searching = math.isfinite(loss) and self._scaler.get_scale() > 1
+            before = self._scaler.state_dict()
             self._scaler.update()
-            if searching:  # an overflow of the scaled float16 gradient is how the scale is found
+            if math.isfinite(loss) and before["scale"] > 1:
+                # An overflow of the scaled float16 gradient is how the scale is found; it counts as no failure.
                 return StepReport(loss, norm, lr, skipped=True)
+            self._scaler.load_state_dict(before)
         if self.config.on_nonfinite == "raise":
             raise NonFiniteStep(step, loss, norm, "stopped before the update; set optim.on_nonfinite=skip to go on")
         self.skips_in_a_row += 1

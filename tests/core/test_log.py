@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,7 @@ def test_tokens_become_a_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
-def test_nonfinite_values_are_written_and_counted_never_averaged_away(
-    tmp_path: Path, value: float, text: str
-) -> None:
+def test_nonfinite_values_are_written_and_counted_never_averaged_away(tmp_path: Path, value: float, text: str) -> None:
     log = opened(tmp_path)
     for step in range(1, 8):
         log.add(step, {"loss": value if step == 3 else 1.0, "other": 2.0})
@@ -107,13 +106,28 @@ def test_plain_lines_without_a_terminal(
     monkeypatch.setattr("core.training.progress.PLAIN_EVERY_S", 0.0)
     log = RunLog(tmp_path, tensorboard=False)
     log.begin(10, 12)
-    log.add(11, {"loss": 1.25})
+    log.add(11, {"loss/generator": 1.25, "tokens": 10})
     log.close(11)
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("step 11/12: ")
-    assert "loss 1.25" in output.err
-    assert "s left" in output.err
+    assert re.fullmatch(r"step 11/12: \S+ steps/s, [\d,]+ tokens/s, loss 1.25, \S+ s left\n", output.err)
+
+
+def test_bar_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("core.training.progress.LIVE_EVERY_S", 0.0)
+    log = RunLog(tmp_path, tensorboard=False)
+    log.begin(0, None)  # a time budget
+    log.add(1, {"loss": 1.25})
+    log.display.set_total(4)
+    log.add(2, {"loss": 1.5})
+    log.close(2)
+    output = capsys.readouterr()
+    assert output.out == ""
+    text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", output.err)
+    assert "2/4" in text
+    assert "loss 1.5" in text
 
 
 def test_samples_file(tmp_path: Path) -> None:

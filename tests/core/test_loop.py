@@ -17,7 +17,7 @@ from torch import Tensor
 from core.config import OptimConfig
 from core.training import checkpoint, loop, signals
 from core.training.budget import TimePlan
-from core.training.log import TIME_FIELDS
+from core.training.log import TIME_FIELDS, write_samples
 from core.training.resume import CHECKPOINTS_NAME
 from core.training.runtime import Runtime
 from core.training.signals import Preempted
@@ -157,6 +157,15 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, whole: Path) -> None:
     assert train(whole).step == 24
     assert {path: path.read_bytes() for path in whole.rglob("step-*/*")} == before
     assert (whole / "eval.json").read_bytes() == eval_before
+
+
+def test_resumed_run_does_not_write_into_the_checkpoint_it_came_from(tmp_path: Path) -> None:
+    with pytest.raises(Preempted):
+        train(tmp_path, stop_at(9))
+    train(tmp_path, keep=9)
+    assert 9 in checkpoint.steps_in(tmp_path / CHECKPOINTS_NAME)
+    for step in checkpoint.steps_in(tmp_path / CHECKPOINTS_NAME):
+        checkpoint.verify(checkpoint.path_of(tmp_path / CHECKPOINTS_NAME, step))
 
 
 def test_without_resume_the_earlier_run_is_moved_aside(tmp_path: Path) -> None:
@@ -352,13 +361,15 @@ def test_early_handler_ends_at_once_outside_training_and_is_shared_inside() -> N
     previous = [signal.getsignal(s) for s in signals.SIGNALS]
     try:
         flag = signals.install()
-        with signals.watch() as inner:
-            assert inner is flag
-            os.kill(os.getpid(), signal.SIGINT)
-            assert flag.number == signal.SIGINT
         with pytest.raises(Preempted) as stopped:
             os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.value.code == 143
+        flag.number = None
+        with pytest.raises(Preempted) as stopped, signals.watch() as inner:  # noqa: PT012
+            assert inner is flag
+            os.kill(os.getpid(), signal.SIGINT)
+            assert flag.number == signal.SIGINT
+        assert stopped.value.code == 130  # a signal that the block did not act on is not lost
     finally:
         for number, handler in zip(signals.SIGNALS, previous):
             signal.signal(number, handler)
@@ -434,6 +445,20 @@ def test_short_budget_is_kept(tmp_path: Path) -> None:
 
 
 # The trainer's files.
+
+
+def test_further_entries_and_samples_are_written(tmp_path: Path) -> None:
+    class Talkative(toyrun.ToyTrainer):  # type: ignore[misc]
+        def write_samples(self, task: Any, folder: Path, step: int) -> None:
+            write_samples(folder, step, [{"output": str(task.done)}])
+
+        def report_sections(self) -> dict[str, Any]:
+            return {"rows": [{"name": "floor", "score": 0.0}]}
+
+    Talkative(config(tmp_path), quiet=True, report=False).train()
+    assert json.loads((tmp_path / "eval.json").read_text())["rows"] == [{"name": "floor", "score": 0.0}]
+    files = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert files == [f"step-000000{step}.jsonl" for step in (10, 20, 24)]
 
 
 def test_load_save_and_subclass_check(tmp_path: Path) -> None:

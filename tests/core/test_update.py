@@ -41,10 +41,10 @@ def test_report_and_clipping_by_hand() -> None:
     subject = updater(module, optimizer="sgd", momentum=0.0, lr=0.1, max_grad_norm=1.0)
     report = subject.step(3 * subject(torch.ones(1, 1)).sum())
     assert (report.loss, report.grad_norm, report.lr, report.skipped) == (6.0, 3.0, pytest.approx(0.1), False)
-    assert float(module.weight) == pytest.approx(1.9)  # the gradient 3 was clipped to 1
+    assert module.weight.item() == pytest.approx(1.9)  # the gradient 3 was clipped to 1
     unclipped = updater(module, optimizer="sgd", momentum=0.0, lr=0.1, max_grad_norm=0.0)
     unclipped.step(3 * module(torch.ones(1, 1)).sum())
-    assert float(module.weight) == pytest.approx(1.6)
+    assert module.weight.item() == pytest.approx(1.6)
 
 
 def test_schedule_follows_own_steps_or_the_run() -> None:
@@ -149,16 +149,16 @@ def test_average_by_hand_and_swap() -> None:
     subject.step(module(torch.ones(1, 1)).sum())  # weight 0; decay (1 + 1) / (10 + 1)
     average = 1.0 * 2 / 11
     with subject.averaged():
-        assert float(module.weight) == pytest.approx(average)
+        assert module.weight.item() == pytest.approx(average)
         with subject.averaged():
-            assert float(module.weight) == pytest.approx(average)
-    assert float(module.weight) == 0.0
+            assert module.weight.item() == pytest.approx(average)
+    assert module.weight.item() == 0.0
     with pytest.raises(KeyError), subject.averaged():
         raise KeyError
-    assert float(module.weight) == 0.0
+    assert module.weight.item() == 0.0
     subject.step(module(torch.ones(1, 1)).sum())  # weight -1; decay 3 / 12
     with subject.averaged():
-        assert float(module.weight) == pytest.approx(average * 0.25 - 0.75)
+        assert module.weight.item() == pytest.approx(average * 0.25 - 0.75)
 
 
 def test_state_round_trip_keeps_the_settings_of_the_new_config() -> None:
