@@ -112,7 +112,9 @@ class EfficientNetGrid:
         self.middle_cells = max(1, image_side // 16 // grid)
         self.num_positions = grid * grid
         self.num_features = CHANNELS + MIDDLE_CHANNELS * self.middle_cells**2 + self.pixels.num_features
-        self.name = f"efficientnet_lite0-{image_side}-{grid}-{str(dtype).removeprefix('torch.')}-v1"
+        self.name = (
+            f"efficientnet_lite0-{network.fingerprint()}-{image_side}-{grid}-{str(dtype).removeprefix('torch.')}-v1"
+        )
 
     @torch.no_grad()
     def encode(self, images_B3HW: Tensor) -> Tensor:
