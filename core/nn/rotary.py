@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rotary_table(num_positions: int, head_width: int, theta: float, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
-    """cos_TK and sin_TK in float32 for positions 0 … num_positions - 1.
+    """cos_TK and sin_TK in float32 on the CPU for positions 0 … num_positions - 1.
 
     Args:
         num_positions: length of the table.
@@ -20,8 +20,9 @@ def rotary_table(num_positions: int, head_width: int, theta: float, scaling: flo
         Su et al. 2021, "RoFormer", arXiv:2104.09864; Chen et al. 2023, "Extending Context Window of Large Language
         Models via Positional Interpolation", arXiv:2306.15595.
     """
-    inverse = 1.0 / theta ** (torch.arange(0, head_width, 2, dtype=torch.int64).float() / head_width)
-    angles = torch.outer(torch.arange(num_positions).float(), inverse / scaling)
+    # On the CPU whatever the default device: every device then sees the same bits, and `meta` keeps the values.
+    inverse = 1.0 / theta ** (torch.arange(0, head_width, 2, device="cpu").float() / head_width)
+    angles = torch.outer(torch.arange(num_positions, device="cpu").float(), inverse / scaling)
     both = torch.cat((angles, angles), dim=-1)
     return both.cos(), both.sin()
 

@@ -56,13 +56,15 @@ class Transformer(nn.Module):
         self.reset_rotary()
         self.reset_parameters()
 
-    def reset_rotary(self, device: torch.device | None = None) -> None:
-        """Compute the table of rotary positions anew; checkpoints don't hold it, and building on `meta` loses it."""
-        c = self.config
+    def reset_rotary(self) -> None:
+        """Compute the table of rotary positions anew: no checkpoint holds it, and casting the model rounds it."""
+        c, device = self.config, self.model.embed_tokens.weight.device
         if c.positions == "rope":
             cos, sin = rotary_table(c.max_length, c.head_width, c.rope_theta, c.rope_scaling)
-            self.register_buffer("rotary_cos_TK", cos.to(device), persistent=False)
-            self.register_buffer("rotary_sin_TK", sin.to(device), persistent=False)
+            if device.type != "meta":
+                cos, sin = cos.to(device), sin.to(device)
+            self.register_buffer("rotary_cos_TK", cos, persistent=False)
+            self.register_buffer("rotary_sin_TK", sin, persistent=False)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

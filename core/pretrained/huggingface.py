@@ -179,7 +179,7 @@ def _check(model: Transformer, folder: Path, tokenizer: HFTokenizer | None) -> t
     weight = model.model.embed_tokens.weight
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32)
-        reference.reset_rotary(torch.device("cpu"))  # casting rounded its table too
+        reference.reset_rotary()  # casting rounded its table too
     length = min(32, model.config.max_length)
     tokens_BT = torch.randint(model.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
     read: Callable[[Path], tuple[Callable[[Tensor], Tensor], Callable[[str], Sequence[int]] | None]]

@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from core.config import ModelConfig
 from core.nn.transformer import Transformer
@@ -102,6 +104,20 @@ def from_ours(model: Transformer) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Skips the drawing of initial weights: on `meta` there is nothing to fill, and trying imports the compiler."""
+
+    skipped = frozenset(("normal_", "uniform_", "zero_", "zeros_", "ones_", "fill_", "kaiming_uniform_"))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.skipped:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build(
     config: ModelConfig, state: Mapping[str, Tensor], dtype: torch.dtype, *, zero_biases: Collection[str] = ()
 ) -> Transformer:
@@ -116,7 +132,7 @@ def build(
     Raises:
         UnsupportedModel: names or shapes that differ from the config's.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         model = Transformer(config)
     expected = model.state_dict()
     tensors = {name: tensor.to(dtype, copy=True) for name, tensor in state.items()}
@@ -137,7 +153,6 @@ def build(
     model.load_state_dict(tensors, assign=True)
     if config.tied:
         model.lm_head.weight = model.model.embed_tokens.weight
-    model.reset_rotary(torch.device("cpu"))
     return model
 
 
