@@ -74,7 +74,7 @@ def render(
             eos_token=eos_token,
             **variables,
         )
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ChatError(f"the chat template cannot render these messages: {error}") from error
 
 

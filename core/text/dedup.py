@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-_PRIME = np.uint64((1 << 61) - 1)
+_PRIME = np.uint64((1 << 31) - 1)
 
 
 class NearDuplicates:
@@ -37,9 +37,10 @@ class NearDuplicates:
             raise ValueError(f"num_hashes and shingle must be >= 1, got {num_hashes} and {shingle}")
         self.threshold, self.shingle = threshold, shingle
         generator = np.random.default_rng(seed)
-        # h(x) = (a x + b) mod p with x and a below 2^31, so that the product fits 64 bits.
-        self._factor = generator.integers(1, 2**31, num_hashes, dtype=np.uint64)
-        self._offset = generator.integers(0, 2**31, num_hashes, dtype=np.uint64)
+        # h(x) = (a x + b) mod p with a, b, x < p < 2^31, so that the product fits 64 bits. The modulus has to be far
+        # below the product: otherwise every h would keep the order of x, and all minima would be the same run's.
+        self._factor = generator.integers(1, _PRIME, num_hashes, dtype=np.uint64)
+        self._offset = generator.integers(0, _PRIME, num_hashes, dtype=np.uint64)
         self._rows = _rows_per_band(threshold, num_hashes)
         self._buckets: list[dict[bytes, list[int]]] = [defaultdict(list) for _ in range(num_hashes // self._rows)]
         self._signatures: list[npt.NDArray[np.uint64]] = []
@@ -61,7 +62,7 @@ class NearDuplicates:
         plain = " ".join(text.lower().split())
         runs = {plain[i : i + self.shingle] for i in range(max(1, len(plain) - self.shingle + 1))}
         digests = b"".join(hashlib.blake2b(r.encode(errors="surrogatepass"), digest_size=4).digest() for r in runs)
-        values = np.frombuffer(digests, "<u4").astype(np.uint64) >> np.uint64(1)
+        values = np.frombuffer(digests, "<u4").astype(np.uint64) % _PRIME
         hashed = (values[:, None] * self._factor + self._offset) % _PRIME
         return hashed.min(axis=0)
 

@@ -187,14 +187,14 @@ class HFTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         named = {f"{role}_token": token for role, token in self._tokens.items()}
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self._settings, **named}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self._settings}
         # transformers would otherwise delete spaces before punctuation when it decodes.
         settings.setdefault("clean_up_tokenization_spaces", False)
         if self.kind != "hf":
             settings["trillium_kind"] = self.kind
         with replace_file(folder / "tokenizer.json") as file:
             file.write(self._backend.to_str(pretty=True).encode())
-        write_json(folder / "tokenizer_config.json", settings)
+        write_json(folder / "tokenizer_config.json", dict(sorted((settings | named).items())))
         write_json(folder / "special_tokens_map.json", named)
         if self.chat_template is not None:
             with replace_file(folder / "chat_template.jinja") as file:

@@ -19,6 +19,13 @@ _LETTER = r"\p{L}\p{N}_"
 _SPACE = r"\s\x1c-\x1f"
 
 
+def _insert(places: str) -> tuple[Regex, str]:
+    """A rule that puts a space at some places, given as zero-width matches."""
+    # Not before the first character: it would change no word, and the library cannot lower-case a text with an
+    # insertion there.
+    return Regex(rf"(?!\A)(?:{places})"), " "
+
+
 def _around(characters: str) -> str:
     """A place directly before or after one of the characters of a class."""
     return f"(?=[{characters}])|(?<=[{characters}])"
@@ -27,18 +34,24 @@ def _around(characters: str) -> str:
 def _colons() -> str:
     # A colon or comma is cut off unless a digit follows ("3,36", "10:45"). The classic rule consumes the character
     # after the mark as well, so of a row of marks only every second one, from the left, starts a cut. The look-behind
-    # counts them; it is bounded because an unbounded one would cost quadratic time on a page full of commas.
+    # counts them; it is bounded because an unbounded one would cost quadratic time on a page full of commas. Beyond the
+    # bound every mark is cut off.
     even = r"(?<=(?:\A|[^:,])(?:[:,][:,]){0,64})"
     odd = r"(?<=(?:\A|[^:,])(?:[:,][:,]){0,64}[:,])"
     last = r"\n?\z"
-    return rf"(?=[:,]\D){even}|(?<=[:,])(?=\D){odd}|(?=[:,]{last})|(?<=[:,])(?={last})"
+    return "|".join(
+        [
+            rf"(?=[:,]\D){even}",
+            rf"(?<=[:,])(?=\D){odd}",
+            rf"(?=[:,]{last})",
+            rf"(?<=[:,])(?={last})",
+            r"(?<=[:,]{128})(?=[:,]|\D)",
+        ]
+    )
 
 
 def _fused_words() -> str:
-    """The joints of words that are one in writing and two in the Treebank: can|not, gon|na, d|'ye.
-
-    The text has to begin and end with a space.
-    """
+    """The joints of words that are one in writing and two in the Treebank: can|not, gon|na, d|'ye."""
     pairs = [
         ("can", "not"),
         ("d", "'ye"),
@@ -48,12 +61,12 @@ def _fused_words() -> str:
         ("lem", "me"),
         ("more", "'n"),
     ]
-    after, before = rf"(?<=[^{_LETTER}]", rf"(?=[^{_LETTER}])"
+    after, before = rf"(?<=(?:\A|[^{_LETTER}])", rf"(?![{_LETTER}])"
     places = []
     for left, right in pairs:
         places += [
-            rf"{after})(?={left}{right}[^{_LETTER}])",
-            rf"{after}{left})(?={right}[^{_LETTER}])",
+            rf"{after})(?={left}{right}(?:[^{_LETTER}]|\z))",
+            rf"{after}{left})(?={right}(?:[^{_LETTER}]|\z))",
             rf"{after}{left}{right}){before}",
         ]
     # "wanna" needs white space after it, so "wanna-be" stays whole.
@@ -74,29 +87,29 @@ def treebank_rules() -> normalizers.Sequence:
     clitic = rf"(?i:re|ve|ll|m|t|s|d|n)(?![{_WORD}])"
     rules: list[tuple[str | Regex, str]] = [
         # Opening quotes.
-        (Regex(rf"{_around('«“‘„')}|(?<!`)(?=`)|(?<=`)(?!`)"), " "),
+        _insert(rf"{_around('«“‘„')}|(?<!`)(?=`)|(?<=`)(?!`)"),
         (Regex(r'\A"'), "``"),
         ("``", " `` "),
         (Regex(r"""(?<=[ (\[{<])(?:"|'')"""), " `` "),
         (Regex(rf"(?<![{_WORD}])'(?=[{_WORD}])(?!{clitic})"), "' "),
         # Punctuation. Only the last full stop of the text ends a sentence; the others may belong to abbreviations.
         (Regex(r"""(?<=[^.])\.(?=[\])}>"'»”’ ]*\s*\z)"""), " . "),
-        (Regex(_colons()), " "),
-        (Regex(rf"(?<!\.)(?=\.\.)|(?<=\.\.)(?!\.)|{_around(';@#$%&?!‒-―')}"), " "),
-        (Regex(r"(?<=[^'])(?=' )"), " "),
-        (Regex(_around(r"*\]\[(){}<>")), " "),
+        _insert(_colons()),
+        _insert(rf"(?<!\.)(?=\.\.)|(?<=\.\.)(?!\.)|{_around(';@#$%&?!‒-―')}"),
+        _insert(r"(?<=[^'])(?=' )"),
+        _insert(_around(r"*\]\[(){}<>")),
         ("--", " -- "),
-        # Closing quotes and clitics; the text gets a space at either end so that a clitic may be the last word.
-        (Regex(r"\A|\z"), " "),
-        (Regex(_around("»”’")), " "),
+        # Closing quotes and clitics, the last of which needs a space after it.
+        _insert(r"\z"),
+        _insert(_around("»”’")),
         ("''", " '' "),
         ('"', " '' "),
         (Regex(r"\s+"), " "),
-        (Regex(r"(?<=[^' ])(?='[sSmMdD]? )"), " "),
-        (Regex(r"(?<=[^' ])(?=(?:'ll|'LL|'re|'RE|'ve|'VE|n't|N'T) )"), " "),
-        (Regex(_fused_words()), " "),
-        (Regex(_archaic("is")), " "),
-        (Regex(_archaic("was")), " "),
+        _insert(r"(?<=[^' ])(?='[sSmMdD]? )"),
+        _insert(r"(?<=[^' ])(?=(?:'ll|'LL|'re|'RE|'ve|'VE|n't|N'T) )"),
+        _insert(_fused_words()),
+        _insert(_archaic("is")),
+        _insert(_archaic("was")),
         # Python splits at the four information separators, the `tokenizers` library does not.
         (Regex(r"[\x1c-\x1f]"), " "),
     ]
@@ -120,8 +133,9 @@ def word_tokenize(text: str) -> list[str]:
     return _rules().normalize_str(text).split()
 
 
-_LEFT = {*",.:;?!%)]}»”’", "...", "''", "'s", "'m", "'d", "'ll", "'re", "'ve", "n't"}
-_RIGHT = {*"([{$#«“‘„", "``"}
+_LEFT = {*",.:;?!%)]}»”’", "...", "--", "''", "'s", "'m", "'d", "'ll", "'re", "'ve", "n't"}
+_RIGHT = {*"([{$#«“‘„", "``", "--"}
+_BEFORE_APOSTROPHE = {"o", "i", "th", ".", "?", "!"}
 _JOINED = {"can not", "d 'ye", "gim me", "gon na", "got ta", "lem me", "more 'n", "wan na"}
 
 
@@ -139,8 +153,8 @@ def detokenize(words: Iterable[str]) -> str:
     for word in words:
         attach_left, attach_right = word.lower() in _LEFT, word in _RIGHT
         if word == "'":
-            # Closes a quotation, or marks a plural's possessive; otherwise it opens a quotation.
-            attach_left = quoted or previous[-1:] in ("s", "S")
+            # Closes a quotation, or stands for letters left out (dogs', o', i'); otherwise it opens a quotation.
+            attach_left = quoted or previous[-1:] in ("s", "S") or previous.lower() in _BEFORE_APOSTROPHE
             attach_right = not attach_left
             quoted = attach_right
         fused = f"{previous} {word}".lower() in _JOINED
