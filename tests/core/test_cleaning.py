@@ -43,14 +43,23 @@ def test_white_space_is_collapsed():
     assert collapse_whitespace("  a\t\xa0 b　c  \n  d \n\n\n\n e\n") == "a b c\nd\n\ne"
 
 
+# Repair is left out: without a control character in between, two characters may look like a wrong decoding.
 @given(st.text(max_size=30))
 @settings(max_examples=200, deadline=None)
-def test_cleaning_twice_changes_nothing_more_but_entities(text):
-    (once, _), (raw, _) = clean([text.replace("&", "")]), clean([text])
-    again, report = clean(once)
+def test_cleaning_twice_changes_nothing_more(text):
+    once, _ = clean([text], repair=False)
+    again, report = clean(once, repair=False)
     assert again == once
     assert sum(report.changed.values()) == 0
-    assert all(unicodedata.is_normalized("NFC", t) and "\x00" not in t for t in raw)
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_whatever_goes_in_clean_text_comes_out(text):
+    for cleaned in clean([text])[0]:
+        assert unicodedata.is_normalized("NFC", cleaned)
+        assert cleaned == cleaned.strip()
+        assert not any(unicodedata.category(c) in ("Cc", "Cs") and c != "\n" for c in cleaned)
 
 
 def test_report_counts_each_change_and_each_drop():

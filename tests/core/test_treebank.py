@@ -64,8 +64,8 @@ def test_words_equal_nltks_on_any_mixture_of_marks(text):
     assert word_tokenize(text) == nltk_words(text)
 
 
-# Unassigned and private code points are left out: whether such a character belongs to a word is not settled, and the two
-# regular-expression engines answer differently.
+# Unassigned and private code points are left out: whether such a character belongs to a word is not settled, and the
+# two regular-expression engines answer differently.
 @given(st.text(st.characters(exclude_categories=("Cs", "Cn", "Co")), max_size=20))
 @settings(max_examples=300, deadline=None)
 def test_words_equal_nltks_on_any_text(text):
