@@ -197,7 +197,9 @@ def _recipe_functions(module: ModuleType) -> dict[str, Recipe]:
     for name, function in vars(module).items():
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
             kind = typing.get_type_hints(function).get("return")
-            required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+            optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            parameters = inspect.signature(function).parameters.values()
+            required = [p for p in parameters if p.default is p.empty and p.kind not in optional]
             if isinstance(kind, type) and issubclass(kind, RunConfig) and not required:
                 found[name] = function
     return found

@@ -40,7 +40,7 @@ class MyTrainer:
         return {{"accuracy": 0.5, "steps": self.config.steps}}
 
 
-def good(steps: int = 5) -> MyConfig:
+def good(steps: int = 5, **changes: object) -> MyConfig:
     """A run of five steps.
 
     Command: trillium train {name}:good
@@ -48,7 +48,11 @@ def good(steps: int = 5) -> MyConfig:
       all
     Expected: accuracy 0.5
     """
-    return MyConfig(out=Path("out"), steps=steps)
+    return MyConfig(out=Path("out"), steps=steps, **changes)
+
+
+def needs_more(what: str) -> MyConfig:
+    return MyConfig(out=Path(what))
 
 
 def returns_number():

@@ -102,6 +102,13 @@ def test_wrong_arguments_end_with_code_2_and_one_line(tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_file_ends_with_code_2_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "core:text", "--text", "absent.txt", "--device", "cpu"]) == 2
+    assert "absent.txt" in last_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_shows_every_command_and_version_works(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out

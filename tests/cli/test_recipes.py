@@ -73,6 +73,11 @@ def test_listing_skips_absent_packages_but_not_broken_ones(tmp_path, monkeypatch
         list_recipes()
 
 
+def test_listing_has_the_functions_that_need_no_argument_and_say_that_they_return_a_config(mine, monkeypatch):
+    monkeypatch.setattr("core.recipes.declared_modules", lambda group="": {"my": mine})
+    assert [recipe.name for recipe in list_recipes()] == ["my:good"]
+
+
 def test_every_declared_recipe_says_what_to_expect():
     for recipe in list_recipes():
         assert recipe.summary.endswith("."), recipe
