@@ -34,7 +34,7 @@ check: $(INSTALLED) ## style, types, imports, spelling
 	$(BIN)/codespell
 
 bench: $(INSTALLED) ## run the benchmarks behind benchmarks/RESULTS.md (long)
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 soak: $(INSTALLED) ## run the long tests
 	$(BIN)/python -m pytest -m soak
