@@ -130,7 +130,7 @@ def _to_ours(stored: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
             continue
         block, _, rest = name.removeprefix("blk.").partition(".")
         part, _, kind = rest.partition(".")
-        if not config.qk_norm and part in ("attn_q", "attn_k"):
+        if not config.qk_norm and rest in ("attn_q.weight", "attn_k.weight"):
             tensor = _half_split(tensor, config.head_width)
         ours[f"model.layers.{block}.{_INSIDE.get(part, part)}.{kind}"] = tensor
     if config.tied:
