@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from core.config import RunConfig
 from core.errors import UserError
 from core.pretrained.sources import MissingData
 from core.recipes import build_config, make_trainer
@@ -71,18 +72,15 @@ def run_demo(
     Raises:
         NothingRan: every part lacks its data.
     """
+    # All recipes first: a wrong one should stop the demonstration before its first minutes, not after.
+    configs = [_config(part, out, fresh=fresh, quick=quick) for part in parts]
     rows: list[list[str]] = []
     missing: list[str] = []
     finished: list[Path] = []
-    for number, part in enumerate(parts, start=1):
-        name = part.recipe.replace(":", "-")
-        changes: dict[str, Any] = {**part.settings, "out": out / name, "resume": not fresh}
-        if quick:
-            changes |= {"steps": QUICK_STEPS, "time_budget_s": None, "out": out / f"{name}-quick"}
+    for number, (part, config) in enumerate(zip(parts, configs), start=1):
         say(f"{number}/{len(parts)}  {part.title}: trillium train {part.recipe}")
         started = time.perf_counter()
         try:
-            config = dataclasses.replace(build_config(part.recipe), **changes)
             scores = make_trainer(config, part.recipe).train()
         except MissingData as error:
             missing.append(f"{part.recipe}: {error}")
@@ -98,3 +96,11 @@ def run_demo(
     if not finished:
         raise NothingRan("; ".join(missing))
     return Outcome(write_report(finished, out / "report.html"), rows, missing)
+
+
+def _config(part: Part, out: Path, *, fresh: bool, quick: bool) -> RunConfig:
+    name = part.recipe.replace(":", "-")
+    changes: dict[str, Any] = {**part.settings, "out": out / name, "resume": not fresh}
+    if quick:
+        changes |= {"steps": QUICK_STEPS, "time_budget_s": None, "out": out / f"{name}-quick"}
+    return dataclasses.replace(build_config(part.recipe), **changes)
