@@ -16,7 +16,7 @@ def export(arguments: list[str]) -> int:
     trainer = load_run(options.run, "cpu")
     from core.pretrained.huggingface import save_hf
 
-    model, tokenizer = trainer.language_model()
+    model, tokenizer = trainer.export_parts()
     done = save_hf(model, options.folder, tokenizer, overwrite=options.overwrite)
     print(f"{done.folder} ({done.family}; logits equal to {done.max_difference:.1g}, checked by {done.checked_by})")
     return 0

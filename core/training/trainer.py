@@ -73,7 +73,7 @@ class Trainer:
         """Samples of the model."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to sample")
 
-    def language_model(self) -> tuple[Any, Any]:
+    def export_parts(self) -> tuple[Any, Any]:
         """The language model and its tokenizer (or `None`), for `trillium export`."""
         raise RunError(f"a {type(self).__name__} run has no language model to export")
 
