@@ -86,7 +86,7 @@ def thin(curve: Curve, most: int = _MOST_POINTS) -> Curve:
     return Curve([curve.steps[i] for i in order], [curve.values[i] for i in order], curve.nonfinite)
 
 
-def format_number(value: float) -> str:
+def format_number(value: float, digits: int = 4) -> str:
     """Four significant digits without needless zeros: 0.6123, 12.5, 1,234, 3e-05."""
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
@@ -96,7 +96,7 @@ def format_number(value: float) -> str:
         return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
     if abs(value) < 1e-3:
         return f"{value:.2g}"
-    text = f"{value:.4g}"
+    text = f"{value:.{digits}g}"
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from core.report.curves import Line, draw_chart, format_number
 from core.report.rundata import Evaluation, RunData, Score, Snapshot, read_run
 
+_MOST_OPEN_CHARTS = 6
 _MOST_CARDS = 24
 _MOST_CARDS_EARLIER = 8
 _MOST_SNAPSHOTS = 6
@@ -46,6 +47,7 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["number"] = _shown
+    environment.filters["bound"] = lambda value: format_number(value, digits=3)
     groups = _groups(runs)
     page = environment.get_template("report.html.j2").render(
         title=", ".join(dict.fromkeys(run.recipe for run in runs)),
@@ -124,13 +126,14 @@ def _group(members: Sequence[RunData]) -> _Group:
         labels = [str(run.path) for run in members]
     views = [_RunView(run, label, index) for index, (run, label) in enumerate(zip(members, labels))]
     charts = _charts(views)
+    early = [chart for chart in charts if chart["name"] not in _LATE_CHARTS]
     return _Group(
         name=", ".join(dict.fromkeys(run.recipe for run in members)),
         runs=views,
         scores=_score_rows(views),
         metrics=list(dict.fromkeys(m for run in members if run.evaluation for m in run.evaluation.metrics)),
-        charts=[chart for chart in charts if chart["name"] not in _LATE_CHARTS],
-        late_charts=[chart for chart in charts if chart["name"] in _LATE_CHARTS],
+        charts=early[:_MOST_OPEN_CHARTS],
+        late_charts=[*early[_MOST_OPEN_CHARTS:], *(chart for chart in charts if chart["name"] in _LATE_CHARTS)],
         samples=_samples(views),
     )
 
@@ -200,6 +203,8 @@ def _charts(views: Sequence[_RunView]) -> list[dict[str, Any]]:
             for index, name in enumerate(names)
             if name in view.data.curves
         ]
+        if not any(line.curve.nonfinite or len(line.curve.values) > 1 for line in lines):
+            continue  # a single value stands in the table of scores
         charts.append(
             {
                 "name": family,

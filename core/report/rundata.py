@@ -55,6 +55,8 @@ class Evaluation:
     """What `eval.json` holds."""
 
     rows: Sequence[ScoreRow]
+    further: Mapping[str, Score]
+    """Scores of the model that no other row has."""
     seconds: float | None
     notes: Sequence[str]
 
@@ -179,10 +181,17 @@ def _read_evaluation(path: Path) -> Evaluation | None:
         if isinstance(row, dict)
     ]
     metrics = stored.get("metrics")
-    if isinstance(metrics, dict) and metrics and not any(row.name == "model" for row in rows):
-        rows.insert(0, ScoreRow("model", _scores(metrics)))
+    scores = _scores(metrics) if isinstance(metrics, dict) else {}
+    own = next((row for row in rows if row.name == "model"), None)
+    if own is not None:
+        # Written by the trainer with intervals; what else was measured does not widen the table.
+        rows = [own, *(row for row in rows if row is not own)]
+        further = {name: score for name, score in scores.items() if name not in own.scores}
+    else:
+        rows = [ScoreRow("model", scores), *rows] if scores else rows
+        further = {}
     seconds = _number(stored.get("seconds"))
-    return Evaluation(rows, seconds, [str(note) for note in stored.get("notes") or []])
+    return Evaluation(rows, further, seconds, [str(note) for note in stored.get("notes") or []])
 
 
 def _scores(values: Mapping[str, Any]) -> dict[str, Score]:

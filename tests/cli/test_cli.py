@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,3 +212,27 @@ def test_eval_and_sample_print_what_the_trainer_gives(tmp_path, monkeypatch, cap
     assert "1.25" in capsys.readouterr().out
     assert main(["sample", str(tmp_path), "-n", "2"]) == 0
     assert capsys.readouterr().out == "sample 2\ntext: b\ntranscript:\n  agent: left\n\n"
+
+
+def test_export_and_import_pass_weights_through_a_hugging_face_folder(tmp_path, monkeypatch, capsys):
+    import torch
+
+    from core.config import ModelConfig
+    from core.nn.transformer import Transformer
+    from core.pretrained.huggingface import from_hf
+    from core.text.characters import CharTokenizer
+
+    tokenizer = CharTokenizer.train(["abc"])
+    model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2))
+    loaded = SimpleNamespace(export_parts=lambda: (model, tokenizer))
+    monkeypatch.setattr("core.commands.weights.load_run", lambda run, device: loaded)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "hf")]) == 0
+    assert main(["import", str(tmp_path / "hf"), str(tmp_path / "again")]) == 0
+    assert "qwen3" in capsys.readouterr().out
+    back, tokens = from_hf(tmp_path / "again")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), back.state_dict().values(), strict=True))
+    assert tokens is not None
+    assert tokens.encode("cab") == tokenizer.encode("cab")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "hf")]) == 2
+    assert "exists already" in last_line(capsys)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "hf"), "--overwrite"]) == 0

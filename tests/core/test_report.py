@@ -95,6 +95,28 @@ def test_scores_show_intervals_floors_and_notes(tmp_path):
     assert page.text.index("model") < page.text.index("1-NN floor")
 
 
+def test_the_models_row_comes_first_and_other_metrics_stand_below_the_table(tmp_path):
+    run = make_run(tmp_path / "r")
+    rows = [{"name": "random", "return": 0.2}, {"name": "model", "return": {"value": 0.5, "low": 0.4, "high": 0.6}}]
+    (run / "eval.json").write_text(json.dumps({"metrics": {"return": 0.5, "turns": 3.0}, "rows": rows}))
+    evaluation = read_run(run).evaluation
+    assert evaluation is not None
+    assert [row.name for row in evaluation.rows] == ["model", "random"]
+    assert evaluation.rows[0].scores["return"].high == 0.6
+    assert evaluation.metrics == ["return"]
+    assert "turns 3" in report(run, out=tmp_path / "report.html").text
+
+
+def test_only_the_first_charts_are_open_and_single_points_have_none(tmp_path):
+    run = make_run(tmp_path / "r")
+    add_lines(run / "metrics.jsonl", [{"step": s, "once": 1.0} | {f"m{i}": s + i for i in range(8)} for s in (1,)])
+    assert write_report([run], tmp_path / "report.html").read_text().count('role="img"') == 0
+    add_lines(run / "metrics.jsonl", [{"step": s} | {f"m{i}": s + i for i in range(8)} for s in (1, 2, 3)])
+    html = write_report([run], tmp_path / "report.html").read_text()
+    assert html.count('role="img"') == 8
+    assert html.index("m5") < html.index("More curves") < html.index("m6")
+
+
 def test_curves_of_one_family_share_a_chart_and_nonfinite_values_are_counted(tmp_path):
     run = make_run(tmp_path / "r")
     records: list[dict[str, Any]] = [{"step": s, "time_s": s / 10, "loss": 2 / s, "lr": 0.1} for s in range(1, 41)]
