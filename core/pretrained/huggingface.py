@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def save_hf(
     Args:
         model: a core Transformer; its weights are stored in the dtype that they have.
         folder: where to; it must not exist, or be empty, unless `overwrite`.
-        tokenizer: saved along, and its special tokens named in the configs.
+        tokenizer: saved along, and its special tokens named in the configs. transformers will read special tokens in
+            texts (`<eos>`) as such, which TRL counts on; `from_hf` gives back a tokenizer that does as this one.
         check: read the folder back and compare logits (and token ids, with a tokenizer).
         overwrite: replace an existing folder.
 
@@ -169,8 +171,20 @@ def _write(model: Transformer, folder: Path, tokenizer: HFTokenizer | None) -> N
     save_file(from_ours(model), folder / SINGLE, metadata={"format": "pt"})
     if tokenizer is not None:
         tokenizer.save(folder)
+        if tokenizer.kind != "hf":
+            _parse_special_tokens(folder / "tokenizer_config.json")
     with (folder / SINGLE).open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _parse_special_tokens(file: Path) -> None:
+    """Let transformers read a special token that is spelled out in a text, which our trained tokenizers switch off.
+
+    TRL and chat templates write `<eos>` as text and expect its id: without this no example would ever end.
+    """
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings.pop("split_special_tokens", None)
+    write_json(file, settings)
 
 
 def _check(model: Transformer, folder: Path, tokenizer: HFTokenizer | None) -> tuple[str, float]:
@@ -198,8 +212,9 @@ def _check(model: Transformer, folder: Path, tokenizer: HFTokenizer | None) -> t
             f"{allowed:.2g} is rounding), so it was deleted; please report this together with the model's config"
         )
     if tokenizer is not None and encode is not None:
-        text = tokenizer.decode(range(min(256, tokenizer.vocab_size)))
-        if list(encode(text)) != tokenizer.encode(text):
+        parses = None if tokenizer.kind == "hf" else True
+        text = tokenizer.decode(sorted(tokenizer.vocabulary().values())[:256], skip_special=False)
+        if list(encode(text)) != tokenizer.encode(text, special=parses):
             raise ExportError(
                 f"{reader} splits a text into other tokens than the tokenizer that was exported, so the export was "
                 "deleted; please report this together with its tokenizer.json"
@@ -236,4 +251,5 @@ def _read_with_transformers(folder: Path) -> tuple[Callable[[Tensor], Tensor], C
 def _read_ourselves(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[str], Sequence[int]] | None]:
     loaded, tokenizer = from_hf(folder)
     loaded.eval()
-    return lambda tokens_BT: loaded.logits(loaded(tokens_BT)), None if tokenizer is None else tokenizer.encode
+    encode = None if tokenizer is None else partial(tokenizer.encode, special=None if tokenizer.kind == "hf" else True)
+    return lambda tokens_BT: loaded.logits(loaded(tokens_BT)), encode

@@ -172,6 +172,11 @@ def test_tokenizer_travels_along(tokenizer, random_model, tmp_path):
     text = "Bär 42\n中"
     assert ours.encode(text) == tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (ours.pad_id, ours.bos_id, ours.eos_id)
+    # TRL writes the end of an example as text. Ours takes no orders from a text, before the export and after.
+    assert theirs("B<eos>", add_special_tokens=False)["input_ids"] == [*tokenizer.encode("B"), tokenizer.eos_id]
+    assert (
+        ours.encode("B<eos>") == tokenizer.encode("B<eos>") != theirs("B<eos>", add_special_tokens=False)["input_ids"]
+    )
 
 
 def test_bfloat16_weights_stay_bfloat16(random_model, tmp_path):
