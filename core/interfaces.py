@@ -20,7 +20,7 @@ class Samples:
     mask_BT: Tensor
     """bool; True for every sampled token, up to and including end-of-sequence."""
     logprobs_BT: Tensor
-    """float32 log-probability of each token under the distribution that it was drawn from; 0 where the mask is False."""
+    """float32 log-probability of each token under the distribution it was drawn from; 0 where the mask is False."""
     finished_B: Tensor
     """bool; True where end-of-sequence was drawn, False where the length limit cut the sample."""
 
