@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -236,3 +239,14 @@ def test_export_and_import_pass_weights_through_a_hugging_face_folder(tmp_path, 
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "hf")]) == 2
     assert "exists already" in last_line(capsys)
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "hf"), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_signal_before_a_run_has_begun_ends_with_its_code(monkeypatch, number, code):
+    def stopped(_: list[str]) -> int:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        return 0
+
+    monkeypatch.setattr("core.commands.show.list_command", stopped)
+    assert main(["list"]) == code
