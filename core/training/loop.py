@@ -231,6 +231,11 @@ class _Session:
             total = self.plan.tick(self.step, time.perf_counter() - began, self.elapsed_s)
             total = distributed.broadcast(total)
             if total is not None and total != self.total_steps:
+                if self.total_steps is None and self.step == total:
+                    self.log.display.note(
+                        f"the time budget of {self.run.time_budget_s:g} s went into set-up and {total} steps: raise "
+                        "time_budget_s, or try compile=off"
+                    )
                 self.total_steps = total
                 self.log.display.set_total(total)
 
