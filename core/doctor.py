@@ -95,8 +95,10 @@ def check_versions() -> Iterator[Check]:
     if not missing and not wrong:
         yield Check("ok", "dependencies", f"{count} installed packages are within the tried bounds")
     for extra, names in absent.items():
-        detail = f"not installed: {', '.join(names)}"
-        yield Check("warn", f"extra {extra}", detail, f"when you need it: `pip install '{DISTRIBUTION}[{extra}]'`")
+        detail = f"optional, not installed: {', '.join(names)}"
+        yield Check(
+            "ok", f"extra {extra}", detail, f"when you need it: `uv pip install -c constraints.txt -e '.[{extra}]'`"
+        )
 
 
 def _extras(requirement: str) -> list[str]:

@@ -61,9 +61,10 @@ def test_versions_out_of_bounds_and_absent_packages_are_found(monkeypatch):
     assert "numpy" in failed
     assert "(wanted <1)" in failed
     assert "no-such-package-zz" in failed
-    (warning,) = [check for check in checks if check.status == "warn"]
-    assert warning.name == "extra media"
-    assert "trillium-lm[media]" in warning.fix
+    (extra,) = [check for check in checks if check.name == "extra media"]
+    assert extra.status == "ok"
+    assert "no-such-extra-zz" in extra.detail
+    assert ".[media]" in extra.fix
 
 
 def test_a_cache_that_cannot_be_written_is_found(monkeypatch, tmp_path):
