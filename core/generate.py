@@ -100,7 +100,7 @@ def prefill(
         options = {**options, "prefix_B": torch.full((len(prompts),), num_prompt, device=device)}
     if mask_BT is not None:
         options = {**options, "key_mask_BS": mask_BT}
-    cache = model.new_cache(len(prompts), num_prompt + num_new)
+    cache = model.new_cache(len(prompts), num_prompt + num_new - 1)  # the last token is not read again
     hidden_BTD = model(**inputs, cache=cache, **options)
     return hidden_BTD[:, -1], cache
 

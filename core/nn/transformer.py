@@ -96,10 +96,19 @@ class Transformer(nn.Module):
         return self.lm_head(hidden_BTD)
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` positions, in the dtype that the model computes in."""
+        """An empty cache for `batch` rows of up to `capacity` positions, in the dtype that the model computes in.
+
+        Raises:
+            ValueError: if the capacity passes `config.max_length`; so a long generation fails before it starts.
+        """
         weight = self.model.embed_tokens.weight
         dtype = dtype or compute_dtype(weight)
         c = self.config
+        if capacity > c.max_length:
+            raise ValueError(
+                f"prompt and new tokens take {capacity} positions, and model.max_length is {c.max_length}: "
+                "shorten the prompt or generate fewer tokens"
+            )
         return KVCache(c.num_layers, batch, c.kv_heads, c.head_width, capacity, device=weight.device, dtype=dtype)
 
     def forward(
