@@ -47,7 +47,7 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["number"] = _shown
-    environment.filters["bound"] = lambda value: format_number(value, digits=3)
+    environment.filters["bound"] = lambda value: _shown(value, digits=3)
     groups = _groups(runs)
     page = environment.get_template("report.html.j2").render(
         title=", ".join(dict.fromkeys(run.recipe for run in runs)),
@@ -173,11 +173,11 @@ def _bar(score: Score, top: float) -> float | None:
     return round(100 * max(0.0, score.value) / top, 1)
 
 
-def _shown(value: Any) -> str:
-    """How a cell or a setting is printed."""
-    if isinstance(value, bool) or value is None or not isinstance(value, int | float):
+def _shown(value: Any, digits: int = 4) -> str:
+    """How a score or a setting is printed. What only the smoothing of a score keeps from 0 is printed as 0."""
+    if not isinstance(value, float):
         return "–" if value is None else str(value)
-    return format_number(float(value)) if isinstance(value, float) else str(value)
+    return format_number(0.0 if abs(value) < 1e-9 else value, digits)
 
 
 # Curves
