@@ -129,4 +129,4 @@ def _with_intervals(scores: CaptionScores) -> dict[str, dict[str, float]]:
 
 def _flat(features_NPF: Tensor) -> Tensor:
     """One vector a picture: the mean over its positions."""
-    return features_NPF.float().mean(1)
+    return features_NPF.mean(1, dtype=torch.float32)

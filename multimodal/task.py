@@ -3,7 +3,7 @@
 Shape suffixes: B = captions, T = caption tokens, P = positions of a picture, F = features of a position.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +106,7 @@ class CaptioningTask:
         *,
         label_smoothing: float = 0.0,
         score: Callable[[], Mapping[str, float]] | None = None,
-        held_out: Callable[[], Sequence[CaptionBatch]] | None = None,
+        held_out: Callable[[], Iterable[CaptionBatch]] | None = None,
     ) -> None:
         self.captioner = captioner
         self.runtime = runtime
@@ -129,7 +129,7 @@ class CaptioningTask:
         return {"loss": report.loss, "grad_norm": report.grad_norm, "lr": report.lr, "tokens": tokens}
 
     @torch.no_grad()
-    def loss(self, batches: Sequence[CaptionBatch]) -> float:
+    def loss(self, batches: Iterable[CaptionBatch]) -> float:
         """Nats per caption token, without label smoothing and dropout; 0 when there is no token."""
         self.updater.module.eval()
         total, count = 0.0, 0.0

@@ -5,7 +5,7 @@ Shape suffixes: N = pictures, P = positions of a picture, F = features of a posi
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from core.text.tokenizer import Tokenizer, load_tokenizer
 from core.training import distributed
 from core.training.batches import ShuffledBatches
 from core.training.log import write_samples
+from core.training.progress import Display
 from core.training.resume import CHECKPOINTS_NAME
 from core.training.trainer import Trainer
 from multimodal.config import CaptioningConfig
@@ -30,6 +31,8 @@ from multimodal.pipeline import TOKENIZER_NAME, build_captioner
 from multimodal.task import CaptionBatch, CaptioningTask, caption_batch
 
 EVALUATION_BATCH = 128
+TELL_EVERY_S = 5.0
+"""Seconds between two lines about the encoding of pictures."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,19 @@ class _Part:
     """The usable pictures of one side of the split."""
 
     items: Sequence[CaptionedImage]
-    features_NPF: Tensor
+    all_NPF: Tensor
+    """The features of both sides: sliced when they are needed, not copied."""
+    rows: Sequence[int]
+    """Which of them are of these items."""
+
+    def features(self, places: Sequence[int] | None = None) -> Tensor:
+        """features_BPF of the items at some places, or of all."""
+        rows = self.rows if places is None else [self.rows[place] for place in places]
+        return self.all_NPF[rows]
+
+    def pairs(self) -> list[tuple[int, str]]:
+        """The place of an item and a caption of it, for all captions."""
+        return [(place, text) for place, item in enumerate(self.items) for text in item.captions]
 
 
 class CaptioningTrainer(Trainer):
@@ -58,30 +73,32 @@ class CaptioningTrainer(Trainer):
         """Encode the pictures, or read them from the cache; make the captioner, its task and its batches."""
         config, runtime = self.config, self.runtime
         data = load_pictures(config)
-        began = time.perf_counter()
+        began = self._told_s = time.perf_counter()
         self.encoder = build_encoder(
             config.encoder, config.image_side, config.grid, device=runtime.device, dtype=runtime.dtype
         )
         self._train, self._test = self._encode(data)
         self.encoding_s = time.perf_counter() - began
-        pairs = [(place, text) for place, item in enumerate(self._train.items) for text in item.captions]
+        pairs = self._train.pairs()
         self.tokenizer = self._tokenizer([text for _, text in pairs])
         captioner = build_captioner(config, self.encoder, self.tokenizer)
-        captioner.fusion.standardise_by(self._train.features_NPF)
+        captioner.fusion.standardise_by(self._train.features())
         self.evaluation = CaptionEvaluation(
             self._generate,
-            self._test.features_NPF,
+            self._test.features(),
             [item.captions for item in self._test.items],
             blank=captioner.fusion.blank,
             seed=config.seed,
         )
         ids = [self._ids(text, self._train.items[place].image) for place, text in pairs]
-        self._held_out_batches = self._held_out()
+        self._held_out_ids = [
+            (place, self._ids(text, self._test.items[place].image)) for place, text in self._test.pairs()
+        ]
         # A compiled step wants one shape; otherwise a batch is as long as its longest caption.
         length = max(map(len, ids)) + 2 if runtime.compile else None
 
         def collate(chosen: list[int]) -> CaptionBatch:
-            pictures = self._train.features_NPF[[pairs[index][0] for index in chosen]]
+            pictures = self._train.features([pairs[index][0] for index in chosen])
             return self._batch(pictures, [ids[index] for index in chosen], length)
 
         task = CaptioningTask(
@@ -91,7 +108,7 @@ class CaptioningTrainer(Trainer):
             config.steps,
             label_smoothing=config.label_smoothing,
             score=self.evaluation.score,
-            held_out=lambda: self._held_out_batches,
+            held_out=self._held_out,
         )
         return task, ShuffledBatches(len(pairs), config.batch_size, config.seed, collate)
 
@@ -104,13 +121,13 @@ class CaptioningTrainer(Trainer):
         """Held-out pictures, their captions by the present model, their references, and whether they agree."""
         chosen = self._chosen(num_samples)
         with self._task.updater.averaged():
-            said = self._generate(self._test.features_NPF[chosen])
+            said = self._generate(self._test.features(chosen))
         return [self._sample(index, text) for index, text in zip(chosen, said)]
 
     def report_sections(self) -> Mapping[str, Any]:
         """Floors, controls and confidence intervals; what was skipped, and how long encoding took."""
         with self._task.updater.averaged():
-            rows = self.evaluation.rows(self._train.features_NPF, [item.captions[0] for item in self._train.items])
+            rows = self.evaluation.rows(self._train.features(), [item.captions[0] for item in self._train.items])
         notes = [
             f"{len(self._train.items)} training and {len(self._test.items)} test pictures; {len(self.bad)} could not "
             "be used" + "".join(f"; {error}" for error in self.bad[:10]),
@@ -146,24 +163,35 @@ class CaptioningTrainer(Trainer):
         }
 
     def _encode(self, data: CaptionedImages) -> tuple[_Part, _Part]:
-        items = [*data.train, *data.test]
+        # In one order whatever the split is, so that all splits of a set share an entry of the cache.
+        paths = sorted({item.image for item in (*data.train, *data.test)})
         if not distributed.is_main():
             distributed.barrier()  # the main process encodes; the others find it done
         encoded = encode_images(
-            [item.image for item in items],
+            paths,
             self.encoder,
             folder=self.config.cache,
             max_bad_fraction=self.config.max_bad_fraction,
+            on_progress=self._tell,
         )
         if distributed.is_main():
             distributed.barrier()
         self.bad = encoded.bad
-        border = sum(index < len(data.train) for index in encoded.kept)
-        if not 0 < border < len(encoded.kept):
+        row_of = {paths[index]: row for row, index in enumerate(encoded.kept)}
+        parts = []
+        for side in (data.train, data.test):
+            items = [item for item in side if item.image in row_of]
+            parts.append(_Part(items, encoded.features_NPF, [row_of[item.image] for item in items]))
+        if not (parts[0].items and parts[1].items):
             raise ValueError(f"{self.config.data} has no usable picture to train on, or none to test on")
-        kept = [items[index] for index in encoded.kept]
-        features_NPF = encoded.features_NPF
-        return _Part(kept[:border], features_NPF[:border]), _Part(kept[border:], features_NPF[border:])
+        return parts[0], parts[1]
+
+    def _tell(self, done: int, total: int) -> None:
+        """Say now and then how far encoding is: it can take longer than training."""
+        now = time.perf_counter()
+        if not self.quiet and now - self._told_s >= TELL_EVERY_S:
+            self._told_s = now
+            Display().note(f"encoded {done:,} of {total:,} pictures (kept for the next run)")
 
     def _tokenizer(self, captions: list[str]) -> Tokenizer:
         """The run's own tokenizer where it was written already, so that a resumed run reads the same ids."""
@@ -201,14 +229,10 @@ class CaptioningTrainer(Trainer):
         assert eos_id is not None
         return caption_batch(features_BPF, ids, bos_id=bos_id, eos_id=eos_id, length=length)
 
-    def _held_out(self) -> list[CaptionBatch]:
-        pairs = [(place, text) for place, item in enumerate(self._test.items) for text in item.captions]
-        batches = []
-        for start in range(0, len(pairs), EVALUATION_BATCH):
-            part = pairs[start : start + EVALUATION_BATCH]
-            ids = [self._ids(text, self._test.items[place].image) for place, text in part]
-            batches.append(self._batch(self._test.features_NPF[[place for place, _ in part]], ids))
-        return batches
+    def _held_out(self) -> Iterator[CaptionBatch]:
+        for start in range(0, len(self._held_out_ids), EVALUATION_BATCH):
+            part = self._held_out_ids[start : start + EVALUATION_BATCH]
+            yield self._batch(self._test.features([place for place, _ in part]), [ids for _, ids in part])
 
     def _generate(self, features_NPF: Tensor) -> list[str]:
         return generate_captions(

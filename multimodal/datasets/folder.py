@@ -65,6 +65,7 @@ def load_manifest(path: Path, *, test_fraction: float = 0.1) -> CaptionedImages:
         image = row.get("image")
         if not isinstance(image, str) or not image.strip():
             raise ManifestError(f"{place}: `image` must name a picture; there are: {', '.join(row) or 'no fields'}")
+        image = Path(image).as_posix()  # "./a.png" and "a.png" are one picture
         captions.setdefault(image, []).extend(_captions(row.get("caption"), place))
         split = row.get("split") or ""
         if split and split not in SPLITS:

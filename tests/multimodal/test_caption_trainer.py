@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,21 @@ def test_a_caption_that_does_not_fit_is_an_error_before_training(pictures: Path,
     config = make_config(pictures, tmp_path / "run", max_caption_tokens=5)
     with pytest.raises(ValueError, match=r"\.png has 7 tokens.*max_caption_tokens=5"):
         CaptioningTrainer(config, quiet=True).train()
+
+
+def test_the_example_trains_on_a_folder_of_one_s_own(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRILLIUM_CACHE", str(tmp_path / "cache"))
+    example = Path(__file__).parents[2] / "examples" / "train_captioner.py"
+    monkeypatch.setattr(
+        sys, "argv", [str(example), str(pictures), str(tmp_path / "run"), "--steps", "3", "--encoder", "pixels"]
+    )
+    runpy.run_path(str(example), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "cider_d" in printed
+    assert "(reference: a " in printed
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
