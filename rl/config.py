@@ -1,0 +1,114 @@
+"""Settings of a policy-gradient run. Imports no torch, so that the command line starts fast."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from core.config import ModelConfig, OptimConfig, RunConfig
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(RunConfig):
+    """A language model that learns to act in a Gymnasium text environment. A step is `batch_size` whole episodes."""
+
+    trainer: ClassVar[str] = "rl.trainers:PolicyTrainer"
+
+    env: str = "trillium/Copy-v0"
+    """Gymnasium id of an environment with text observations and actions; `module:id` imports the module first."""
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Arguments of the environment."""
+    algorithm: Literal["reinforce", "ppo"] = "reinforce"
+    """`reinforce`: one update on the return with a baseline. `ppo`: a critic, GAE and several clipped updates."""
+    network: Literal["transformer", "lstm"] = "transformer"
+    """What the policy and the critic are; an LSTM takes width and num_layers from `model`."""
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
+    """Sizes of fresh networks. The vocabulary comes from the environment's character sets."""
+    init_from: Path | None = None
+    """Hugging Face folder to start policy and critic from, with its tokenizer, instead of fresh weights."""
+    context: Literal["observation", "history"] = "observation"
+    """What the policy reads at each turn: the last observation, or all of the episode so far."""
+    mask_illegal: bool = True
+    """Where the environment lists its legal actions, no other text can be drawn."""
+    max_turns: int = 100
+    """Turns after which an episode is truncated, if the environment has not ended it before."""
+    temperature: float = 1.0
+    """Divides the logits, in sampling and in scoring alike."""
+    gamma: float = 1.0
+    """Discount from one turn to the next; within a turn nothing is discounted. Below 1 with a critic where a limit cuts
+    episodes off: else going round in circles is worth as much as arriving."""
+    entropy_coef: float = 0.01
+    """Weight of the entropy bonus, in nats a token; it follows the schedule of the learning rate."""
+    normalize_advantages: bool = True
+    """Shift and scale the advantages of a step to mean 0 and standard deviation 1."""
+    baseline: Literal["leave_one_out", "none"] = "leave_one_out"
+    """REINFORCE: subtract the mean return of the other episodes of the step."""
+    gae_lambda: float = 0.95
+    """PPO: 1 trusts the returns, 0 the critic."""
+    epochs: int = 4
+    """PPO: passes over the episodes of a step."""
+    minibatches: int = 1
+    """PPO: updates a pass."""
+    clip: float = 0.2
+    """PPO: probability ratios beyond 1 +- clip get no gradient that drives them further; 0 means no limit."""
+    value_clip: float = 0.2
+    """PPO: values that moved by more than this since the rollout get no gradient further; 0 means no limit."""
+    critic_lr: float = 1e-3
+    """PPO: peak learning rate of the critic; its other settings are those of `optim`."""
+    eval_episodes: int = 256
+    """Episodes that an evaluation plays, sampled, and as many greedy ones."""
+    sample_episodes: int = 8
+    """Transcripts written at an evaluation."""
+
+    steps: int = 300
+    """Rounds of episodes and updates."""
+    batch_size: int = 128
+    """Episodes a step, over all processes."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """fp32, so that sampling and training agree on every probability; small models gain little from bf16."""
+    compile: Literal["auto", "on", "off"] = "off"
+    """Off, because the shapes change from step to step."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.9, 0.99)))
+    """The policy's optimiser."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            self.model.dropout == 0,
+            f"model.dropout must be 0, got {self.model.dropout}: sampled and scored probabilities must agree",
+        )
+        _require(
+            self.init_from is None or self.network == "transformer",
+            "init_from needs network transformer: a Hugging Face folder holds no LSTM of ours",
+        )
+        _require(bool(self.env), "env must be the id of an environment, got an empty one")
+        for name in ("max_turns", "epochs", "minibatches", "eval_episodes"):
+            _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        _require(self.eval_episodes >= 2, f"eval_episodes must be >= 2 for an interval, got {self.eval_episodes}")
+        _require(self.sample_episodes >= 0, f"sample_episodes must be >= 0, got {self.sample_episodes}")
+        for name in ("temperature", "critic_lr"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value}")
+        for name in ("gamma", "gae_lambda"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("clip", "value_clip"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
+        _require(
+            math.isfinite(self.entropy_coef) and self.entropy_coef >= 0,
+            f"entropy_coef must be finite and >= 0, got {self.entropy_coef}",
+        )
+        _require(
+            self.algorithm == "ppo" or self.baseline == "none" or self.batch_size >= 2,
+            f"baseline leave_one_out needs a batch_size of at least 2, got {self.batch_size}",
+        )
+        pieces = self.optim.accumulate * (self.minibatches if self.algorithm == "ppo" else 1)
+        _require(
+            pieces <= self.batch_size,
+            f"a step of {self.batch_size} episodes cannot be split into {pieces} pieces (minibatches x accumulate)",
+        )

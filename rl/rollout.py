@@ -1,0 +1,163 @@
+"""The record of played episodes: all that an algorithm needs to learn from them.
+
+Shape suffixes: N = turns of all episodes, T = tokens of a turn, V = vocabulary, E = episodes, J = policy tokens of an
+episode, M = policy tokens of all episodes, K = different token masks.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from core.interfaces import Samples
+from rl.episodes import EpisodeSeed
+
+
+def select(samples: Samples, rows: Tensor | slice) -> Samples:
+    """Some rows of samples."""
+    return Samples(samples.tokens_BT[rows], samples.mask_BT[rows], samples.logprobs_BT[rows], samples.finished_B[rows])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the environment's side of one turn was."""
+
+    observation: str
+    """Text that the policy read."""
+    action: str
+    """Text that the environment was given."""
+    reward: float
+    """Reward for the action."""
+    terminated: bool
+    """The environment ended the episode here: nothing follows, whatever a critic says."""
+    truncated: bool
+    """A limit cut the episode here: what would have followed is worth what a critic says."""
+    valid: bool
+    """The environment took the action."""
+    state_key: Hashable
+    """The state in which the action was taken; equal keys mean equal situations."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Whole episodes as a list of turns: those of episode 0 in their order, then those of episode 1, and so on.
+
+    At each turn the policy read a context and sampled tokens, and only these carry loss. An algorithm needs nothing
+    else: what differs between algorithms is how rewards become advantages.
+    """
+
+    contexts: list[list[int]]
+    """Per turn, the token ids that the policy read."""
+    samples: Samples
+    """Per turn, what it sampled: tokens_NT, mask_NT (end-of-sequence included), behaviour logprobs_NT."""
+    mask_number_NT: Tensor
+    """int64 row of `masks_KV` that was in force at each token."""
+    masks_KV: Tensor
+    """bool, True = the token could be drawn; row 0 allows everything."""
+    turns: list[Turn]
+    """Per turn, the environment's side."""
+    episode_N: Tensor
+    """int64 index of the turn's episode, ascending."""
+    turn_N: Tensor
+    """int64 number of the turn in its episode, from 0."""
+    final_contexts: list[list[int]]
+    """Per episode, the context that a next turn would have had."""
+    final_observations: list[str]
+    """Per episode, the last text of the environment."""
+    seeds: list[EpisodeSeed]
+    """Per episode, what fixed its randomness."""
+
+    @property
+    def num_episodes(self) -> int:
+        """E."""
+        return len(self.seeds)
+
+    @property
+    def mask_NT(self) -> Tensor:
+        """bool, True = a token that the policy sampled."""
+        return self.samples.mask_BT
+
+    def per_turn(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A numeric field of the turns as a tensor over N."""
+        return torch.tensor([getattr(turn, name) for turn in self.turns], dtype=dtype, device=self.episode_N.device)
+
+    @cached_property
+    def reward_N(self) -> Tensor:
+        """float32 reward of each turn."""
+        return self.per_turn("reward", torch.float32)
+
+    @cached_property
+    def returns_E(self) -> Tensor:
+        """float32 undiscounted return of each episode."""
+        zero_E = torch.zeros(self.num_episodes, device=self.episode_N.device)
+        return zero_E.index_add(0, self.episode_N, self.reward_N)
+
+    @cached_property
+    def truncated_E(self) -> Tensor:
+        """bool, True where a limit cut the episode."""
+        last_E = torch.bincount(self.episode_N).cumsum(0) - 1
+        return self.per_turn("truncated", torch.bool)[last_E]
+
+    def allowed_NTV(self, turns: Tensor | slice = slice(None)) -> Tensor | None:
+        """The token masks in force, of all turns or some; None when nothing was ever forbidden."""
+        return None if len(self.masks_KV) == 1 else self.masks_KV[self.mask_number_NT[turns]]
+
+    @cached_property
+    def reward_NT(self) -> Tensor:
+        """float32 rewards on the last policy token of their turns, 0 elsewhere."""
+        return torch.where(self.ends_turn_NT, self.reward_N[:, None], 0.0)
+
+    @cached_property
+    def ends_turn_NT(self) -> Tensor:
+        """bool, True at the last policy token of each turn."""
+        following_NT = torch.zeros_like(self.mask_NT)
+        following_NT[:, :-1] = self.mask_NT[:, 1:]
+        return self.mask_NT & ~following_NT
+
+    # The same tokens turn by turn (NT) and episode by episode (EJ).
+
+    @cached_property
+    def _flat_M(self) -> Tensor:
+        """Index of each policy token among the NT places."""
+        return self.mask_NT.flatten().nonzero().squeeze(-1)
+
+    @cached_property
+    def _place_M(self) -> tuple[Tensor, Tensor]:
+        """(episode, position in the episode) of each policy token."""
+        episode_M = self.episode_N[self._flat_M // self.mask_NT.shape[1]]
+        counts_E = torch.bincount(episode_M, minlength=self.num_episodes)
+        first_E = counts_E.cumsum(0) - counts_E
+        return episode_M, torch.arange(len(episode_M), device=episode_M.device) - first_E[episode_M]
+
+    @cached_property
+    def mask_EJ(self) -> Tensor:
+        """bool, True = a policy token of the episode; an episode's tokens stand in a row from 0."""
+        shape = self.num_episodes, int(self._place_M[1].max()) + 1
+        mask_EJ = torch.zeros(shape, dtype=torch.bool, device=self.episode_N.device)
+        mask_EJ[self._place_M] = True
+        return mask_EJ
+
+    def by_episode(self, values_NT: Tensor) -> Tensor:
+        """values_EJ of the policy tokens, 0 after the last one of an episode."""
+        values_EJ = values_NT.new_zeros(self.mask_EJ.shape)
+        values_EJ[self._place_M] = values_NT.flatten()[self._flat_M]
+        return values_EJ
+
+    def by_turn(self, values_EJ: Tensor) -> Tensor:
+        """Undo `by_episode`: values_NT, 0 where nothing was sampled."""
+        values_NT = values_EJ.new_zeros(self.mask_NT.shape)
+        values_NT.view(-1)[self._flat_M] = values_EJ[self._place_M]
+        return values_NT
+
+    def transcript(self, episode: int) -> list[dict[str, str]]:
+        """What was said in an episode: entries with `role` and `text`."""
+        said = []
+        for n in (self.episode_N == episode).nonzero().squeeze(-1).tolist():
+            turn = self.turns[n]
+            said.append({"role": "environment", "text": turn.observation})
+            said.append({"role": "agent", "text": turn.action + ("" if turn.valid else " (invalid)")})
+        if self.final_observations[episode] != said[-2]["text"]:
+            said.append({"role": "environment", "text": self.final_observations[episode]})
+        return said
