@@ -11,6 +11,9 @@ from torch import Tensor
 from core.generate import CausalModel, evaluation, prefill
 from core.interfaces import Samples
 
+Hypothesis = tuple[float, list[int], list[float], bool]
+"""Value that hypotheses are compared by, tokens, their log-probabilities, and whether end-of-sequence was reached."""
+
 
 def beam_search(
     model: CausalModel,
@@ -29,7 +32,8 @@ def beam_search(
     """The most likely continuation of each prompt that a beam of `beams` finds.
 
     Hypotheses are compared by log-probability / length ** length_penalty, end-of-sequence counted. A prompt is done
-    when no live beam can still beat its best finished hypothesis at its present score.
+    when it has `beams` finished hypotheses and no live one beats the worst of them at its present score: the rule of
+    transformers with `early_stopping=False`, and the same results.
 
     Args:
         model: as in `core.generate.generate`.
@@ -63,7 +67,7 @@ def beam_search(
         scores_BW[:, 0] = 0
         tokens = torch.zeros(num_prompts, beams, 0, dtype=torch.long, device=device)
         logprobs = torch.zeros(num_prompts, beams, 0, device=device)
-        best: list[tuple[float, list[int], list[float], bool]] = [(float("-inf"), [], [], False)] * num_prompts
+        finished: list[list[Hypothesis]] = [[] for _ in prompts]
         done = [False] * num_prompts
         for step in range(1, max_new_tokens + 1):
             logits = model.logits(hidden_BD).float()
@@ -86,19 +90,20 @@ def beam_search(
                     zip(top[prompt].tolist(), beam[prompt].tolist(), token[prompt].tolist())
                 ):
                     ends = chosen == eos_id
+                    if score == float("-inf"):
+                        continue  # a forbidden token, or a beam that does not exist yet
                     if (ends and rank < beams) or step == max_new_tokens:
-                        value = score / step**length_penalty
-                        if value > best[prompt][0]:
-                            history = tokens[prompt, source].tolist()
-                            past = logprobs[prompt, source].tolist()
-                            last = step_BWV[prompt, source, chosen].item()
-                            best[prompt] = value, [*history, chosen], [*past, last], ends
+                        history = [*tokens[prompt, source].tolist(), chosen]
+                        past = [*logprobs[prompt, source].tolist(), step_BWV[prompt, source, chosen].item()]
+                        finished[prompt].append((score / step**length_penalty, history, past, ends))
                     elif not ends and slot < beams:
                         keep_beam[prompt, slot], keep_token[prompt, slot] = source, chosen
                         keep_score[prompt, slot] = score
                         slot += 1
                 live = keep_score[prompt].max().item() / step**length_penalty
-                done[prompt] = best[prompt][0] >= live
+                finished[prompt] = sorted(finished[prompt], key=_value, reverse=True)[:beams]
+                full = len(finished[prompt]) == beams and finished[prompt][-1][0] >= live
+                done[prompt] = full or live == float("-inf")
             if all(done) or step == max_new_tokens:
                 break
             scores_BW = keep_score
@@ -109,10 +114,14 @@ def beam_search(
             logprobs = torch.cat((logprobs.gather(1, order), chosen_logprobs), dim=2)
             cache.select((torch.arange(num_prompts, device=device)[:, None] * beams + keep_beam).flatten())
             hidden_BD = model(keep_token.flatten()[:, None], cache=cache)[:, -1]
-    return _samples(best, device)
+    return _samples([hypotheses[0] for hypotheses in finished], device)
 
 
-def _samples(best: list[tuple[float, list[int], list[float], bool]], device: torch.device) -> Samples:
+def _value(hypothesis: Hypothesis) -> float:
+    return hypothesis[0]
+
+
+def _samples(best: list[Hypothesis], device: torch.device) -> Samples:
     longest = max(len(tokens) for _, tokens, _, _ in best)
     padded = [tokens + [0] * (longest - len(tokens)) for _, tokens, _, _ in best]
     past = [logprobs + [0.0] * (longest - len(logprobs)) for _, _, logprobs, _ in best]
