@@ -101,6 +101,10 @@ class LSTM(nn.Module):
             out, _ = nn.utils.rnn.pad_packed_sequence(packed_out, batch_first=True, total_length=x_BTD.shape[1])
             back = torch.argsort(order, dim=1)
             out_BTC = out.gather(1, back[..., None].expand_as(out))
+            # A packed row must have a length of at least 1; a row of padding alone keeps the state that it had.
+            reads_B1 = key_mask_BS.any(1)[:, None]
+            before_h, before_c = state or (torch.zeros_like(hidden), torch.zeros_like(cell))
+            hidden, cell = torch.where(reads_B1, hidden, before_h), torch.where(reads_B1, cell, before_c)
         if cache is not None:
             cache.hidden_LBC, cache.cell_LBC = hidden, cell
         return self.drop(out_BTC)
