@@ -49,9 +49,8 @@ def main() -> None:
 
         seconds = alternate({"ours": ours, "transformers": transformers}, rounds=options.rounds)
         for name, values in seconds.items():
-            print(
-                f"{dtype} batch {options.batch} {name:13s} {options.batch * NEW / statistics.median(values):8.0f} tokens/s"
-            )
+            speed = options.batch * NEW / statistics.median(values)
+            print(f"{dtype} batch {options.batch} {name:13s} {speed:8.0f} tokens/s")
         print(f"{dtype} batch {options.batch}: ours is {ratio(seconds['transformers'], seconds['ours'])} as fast")
 
 

@@ -3,7 +3,7 @@
 Usage: python benchmarks/shakespeare.py FILE [--recipe ours|baseline] [--budget-s 94] [--seeds 0 1 2]
 
 Every run is a process of its own: the wall time is from its start to its final weights, imports and compilation
-counted (the compiler's cache is emptied before each). Scored on the whole validation split with non-overlapping windows.
+counted (the compiler's cache starts empty). Scored on the whole validation split with non-overlapping windows.
 """
 
 import argparse

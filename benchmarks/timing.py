@@ -41,4 +41,5 @@ def machine() -> str:
         pass
     amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{name} ({amx}), {torch.get_num_threads()} threads, {device}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    load = f"load {os.getloadavg()[0]:.1f}"
+    return f"{name} ({amx}), {torch.get_num_threads()} threads, {device}, torch {torch.__version__}, {load}"

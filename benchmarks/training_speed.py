@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("shape", choices=SHAPES, nargs="?", default="small")
     parser.add_argument("model", choices=("llama", "qwen3"), nargs="?", default="llama")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--only", nargs="+", help="names of the variants to run (default: all)")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(2)
@@ -96,6 +97,8 @@ def main() -> None:
         "transformers fp32 eager": lambda: peer(shape, qk_norm, "fp32", False),
     }
     for name, make in makers.items():
+        if options.only and name not in options.only:
+            continue
         start = time.perf_counter()
         variants[name] = make()
         variants[name]()
@@ -106,7 +109,7 @@ def main() -> None:
         median = statistics.median(values)
         print(f"{name:28s} {median * 1e3:8.1f} ms/step  {tokens / median:9.0f} tokens/s")
     mine = seconds["ours bf16 compiled"]
-    for name in list(makers)[2:]:
+    for name in [name for name in seconds if name.startswith("transformers")]:
         print(f"ours against {name}: {ratio(seconds[name], mine)}")
     print(machine())
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.generate import CausalModel, evaluation, prefill
+from core.generate import CausalModel, decoding, prefill
 from core.interfaces import Samples
 
 Hypothesis = tuple[float, list[int], list[float], bool]
@@ -54,7 +54,7 @@ def beam_search(
     if beams < 1 or max_new_tokens < 1:
         raise ValueError(f"beams and max_new_tokens must be >= 1, got {beams} and {max_new_tokens}")
     num_prompts = len(prompts)
-    with evaluation(model):
+    with decoding(model):
         hidden_BD, cache = prefill(
             model, prompts, max_new_tokens, prefix_BPD=prefix_BPD, prefix_mask_BP=prefix_mask_BP,
             bidirectional=bidirectional, options=memory,

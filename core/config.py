@@ -190,7 +190,7 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on CUDA and on CPUs with bf16 instructions, else fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile the model. `auto`: on CUDA, and on a CPU for runs long enough to repay about 30 s."""
+    """torch.compile the model. `auto`: on CUDA, and on a CPU for runs whose time budget repays about 10 s."""
     threads: int | None = None
     """CPU threads; `None` means one per physical core."""
     deterministic: bool = False

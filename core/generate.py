@@ -4,13 +4,14 @@ Shape suffixes: B = rows, T = positions, P = prefix positions, D = model width, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from core.interfaces import Samples
+from core.nn.transformer import Transformer
 from core.sampling import Sampling, choice_logits, draw, uniforms
 
 TokenMask = Callable[[list[int], list[list[int]]], Tensor]
@@ -51,12 +52,12 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
 
 
 @contextmanager
-def evaluation(model: CausalModel) -> Iterator[None]:
-    """Evaluation mode without gradient; the model's mode is put back afterwards."""
+def decoding(model: CausalModel) -> Iterator[None]:
+    """Evaluation mode without gradient, and whatever the model prepares for decoding; undone afterwards."""
     was_training = model.training
     model.train(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), model.decoding() if isinstance(model, Transformer) else nullcontext():
             yield
     finally:
         model.train(was_training)
@@ -148,7 +149,7 @@ def generate(
     total = len(prompts) * num_samples
     if isinstance(generator, Sequence) and len(generator) != total:
         raise ValueError(f"give one generator per row ({total}), got {len(generator)}")
-    with evaluation(model):
+    with decoding(model):
         hidden_BD, cache = prefill(
             model, prompts, max_new_tokens, prefix_BPD=prefix_BPD, prefix_mask_BP=prefix_mask_BP,
             bidirectional=bidirectional, options=memory,

@@ -1,21 +1,17 @@
-"""The key-value cache of a Transformer: preallocated, and laid out for the kernel that reads it.
+"""The key-value cache of a Transformer: preallocated, and written in place.
 
 Shape suffixes: B = batch, G = key-value heads, T = new positions, S = cached positions, K = head width,
-X = B * G, M = memory positions.
+M = memory positions.
 """
 
 import torch
 from torch import Tensor
 
-from core.nn.attention import attend, attend_transposed
+from core.nn.attention import attend
 
 
 class KVCache:
-    """Keys and values of the positions read so far, for every layer.
-
-    On a CPU the keys are kept transposed (X, K, S), so that a decoding step is a plain matrix product over the live
-    part; elsewhere they are kept as the fused kernel wants them (B, G, S, K).
-    """
+    """Keys and values of the positions read so far, for every layer, as (B, G, S, K)."""
 
     def __init__(
         self,
@@ -31,17 +27,13 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
         """Positions held, padding included; the same for every row."""
-        self.groups = kv_heads
-        self.transposed = device.type == "cpu"
         self.mask_BS: Tensor | None = None
         """bool (B, capacity); True = a real token. None while no row has padding."""
         self.next_position_B = torch.zeros(batch, dtype=torch.long, device=device)
         """Position index that the next token of each row gets."""
         shape = (batch, kv_heads, capacity, head_width)
-        folded = (batch * kv_heads, head_width, capacity), (batch * kv_heads, capacity, head_width)
-        key_shape, value_shape = folded if self.transposed else (shape, shape)
-        self.keys = [torch.empty(key_shape, device=device, dtype=dtype) for _ in range(num_layers)]
-        self.values = [torch.empty(value_shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.memory: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
         """Keys, values and bias of the cross-attention memory by layer, computed at the first call."""
 
@@ -56,11 +48,6 @@ class KVCache:
         if stop > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions, {stop} are needed: make it larger")
         keys, values = self.keys[layer], self.values[layer]
-        if self.transposed:
-            keys[:, :, start:stop] = k_BGTK.flatten(0, 1).transpose(1, 2)
-            values[:, start:stop] = v_BGTK.flatten(0, 1)
-            query = q_BHTK.to(keys.dtype)
-            return attend_transposed(query, keys[:, :, :stop], values[:, :stop], bias)
         keys[:, :, start:stop] = k_BGTK
         values[:, :, start:stop] = v_BGTK
         return attend(q_BHTK.to(keys.dtype), keys[:, :, :stop], values[:, :, :stop], bias)
@@ -80,17 +67,14 @@ class KVCache:
     def select(self, rows: Tensor) -> None:
         """Keep these rows (int64 indices) in this order; a row may be named several times, which copies it."""
         live = self.length
-        batch = self.batch
 
-        def pick(tensor: Tensor, length_dim: int) -> Tensor:
-            grouped = tensor.view(batch, self.groups, *tensor.shape[1:]) if self.transposed else tensor
-            out = torch.empty(len(rows), *grouped.shape[1:], dtype=tensor.dtype, device=tensor.device)
-            length_dim += 1 if self.transposed else 0
-            out.narrow(length_dim, 0, live).copy_(grouped.narrow(length_dim, 0, live)[rows])
-            return out.flatten(0, 1) if self.transposed else out
+        def pick(tensor: Tensor) -> Tensor:
+            out = tensor.new_empty(len(rows), *tensor.shape[1:])
+            out[:, :, :live] = tensor[:, :, :live].index_select(0, rows)
+            return out
 
-        self.keys = [pick(keys, 2) for keys in self.keys]
-        self.values = [pick(values, 1 if self.transposed else 2) for values in self.values]
+        self.keys = [pick(keys) for keys in self.keys]
+        self.values = [pick(values) for values in self.values]
         if self.mask_BS is not None:
             self.mask_BS = self.mask_BS[rows]
         self.next_position_B = self.next_position_B[rows]

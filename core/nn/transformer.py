@@ -5,6 +5,8 @@ H = query heads, G = key-value heads, K = head width, M = memory positions.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.config import ModelConfig
-from core.nn.attention import additive, causal_bias, uses_bmm
+from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
 from core.nn.block import Block, build_norm
 from core.nn.cache import KVCache
 from core.nn.rotary import rotary_table
@@ -111,6 +113,22 @@ class Transformer(nn.Module):
             )
         return KVCache(c.num_layers, batch, c.kv_heads, c.head_width, capacity, device=weight.device, dtype=dtype)
 
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Within the block, a CPU multiplies by joined copies of the projections; see `core.nn.block.JointProjection`.
+
+        Weights must not change within it.
+        """
+        joins = self.model.embed_tokens.weight.device.type == "cpu"
+        blocks = [block for block in self.model.layers if isinstance(block, Block)]
+        for block in blocks:
+            block.join_projections(joins)
+        try:
+            yield
+        finally:
+            for block in blocks:
+                block.join_projections(False)
+
     def forward(
         self,
         tokens_BT: Tensor | None = None,
@@ -169,7 +187,9 @@ class Transformer(nn.Module):
             if self.gradient_checkpointing and self.training and cache is None:
                 x_BTD = checkpoint(block, x_BTD, rotary, bias, None, memory_BMD, memory_mask_BM, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, rotary, bias, cache, memory_BMD, memory_mask_BM)
+                # Validation and decoding come in many shapes, each of which would compile anew: only training does.
+                call = block if self.training and cache is None else block.forward
+                x_BTD = call(x_BTD, rotary, bias, cache, memory_BMD, memory_mask_BM)
         if cache is not None:
             cache.advance(num_new, key_mask_BS)
         return self.model.norm(x_BTD)
@@ -238,12 +258,6 @@ class Transformer(nn.Module):
         # A padding query sees itself: its output is never read, but a row without any key would give NaN gradients.
         allowed = allowed | (key[None, None, :] == query[None, :, None])
         return additive(allowed, dtype)[:, None]
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that matrix products on `x` run in: autocast's where it is on, else that of `x`."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _positions_in_documents(documents_BT: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.generate import evaluation
+from core.generate import decoding
 from core.nn.transformer import Transformer
 from core.pretrained.architectures import (
     ExportError,
@@ -202,7 +202,7 @@ def _check(model: Transformer, folder: Path, tokenizer: HFTokenizer | None) -> t
     else:
         reader, read = "trillium", _read_ourselves
     theirs, encode = read(folder)
-    with evaluation(reference):
+    with decoding(reference):
         ours_BTV = reference.logits(reference(tokens_BT))
         difference = float((theirs(tokens_BT) - ours_BTV).abs().max())
     allowed = MAX_DIFFERENCE * max(1.0, float(ours_BTV.std()))
