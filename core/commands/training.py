@@ -92,7 +92,7 @@ def parse_config(name: str, config: RunConfig, arguments: list[str], description
 
 
 def load_run(run: Path, device: str = "auto") -> Any:
-    """The trainer of a run directory with its newest good checkpoint.
+    """The trainer of a run directory with its newest good checkpoint, or what stands for one of a model folder.
 
     Raises:
         RunError: not a run directory.
@@ -102,6 +102,12 @@ def load_run(run: Path, device: str = "auto") -> Any:
         raise RunError(f"{run} is not a run directory: there is no such folder")
     if not (run / "config.json").is_file():
         raise RunError(f"{run} is not a run directory: it has no config.json")
+    from core.pretrained.interchange import is_model_folder
+
+    if is_model_folder(run):
+        from core.language.pretrained import PretrainedModel
+
+        return PretrainedModel(run, device)
     # A run of a user's own recipe names a config class in a file of theirs.
     sys.path.append(os.getcwd())
     from core.training.trainer import Trainer

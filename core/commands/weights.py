@@ -26,16 +26,15 @@ def import_folder(arguments: list[str]) -> int:
     """Read a Hugging Face folder and write it as one that our recipes start from."""
     parser = Parser(
         "import",
-        "Read the Llama, Qwen or GPT-2 model of a Hugging Face folder, check that ours computes the same, and write it "
-        "as one float32 safetensors file with its tokenizer.",
+        "Read the Llama, Qwen or GPT-2 model of a Hugging Face folder or a .gguf file, check that ours computes the "
+        "same, and write it as one float32 safetensors file with its tokenizer: to sample, or to train from.",
     )
-    parser.add_argument("source", type=Path, metavar="DIR", help="a folder that save_pretrained wrote")
+    parser.add_argument("source", type=Path, metavar="DIR", help="a folder that save_pretrained wrote, or a .gguf file")
     parser.add_argument("folder", type=Path, metavar="OUT", help="where to; must not exist, or be empty")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     options = parser.parse_args(arguments)
-    from core.pretrained.huggingface import from_hf, save_hf
+    from core.pretrained.interchange import import_folder as convert
 
-    model, tokenizer = from_hf(options.source)
-    done = save_hf(model, options.folder, tokenizer, overwrite=options.overwrite)
-    print(f"{done.folder} ({done.family}; {model.num_parameters():,} parameters)")
+    done = convert(options.source, options.folder, overwrite=options.overwrite)
+    print(f"{done.folder} ({done.family}; sample it, or train from it with --init-from)")
     return 0

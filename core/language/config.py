@@ -26,7 +26,7 @@ class LanguageConfig(RunConfig):
     label_smoothing: float = 0.0
     """Share of the probability that the targets spread over the vocabulary."""
     init_from: Path | None = None
-    """Hugging Face folder or run to start from, with its tokenizer, instead of fresh weights."""
+    """Hugging Face folder, .gguf file or run to start from, with its tokenizer, instead of fresh weights."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=192, num_layers=6, num_heads=3))
     """Shape of a fresh model; the vocabulary size comes from the tokenizer."""
 

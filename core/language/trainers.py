@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from core.errors import UserError
-from core.generate import generate
 from core.interfaces import BatchSource, Task
 from core.language.config import LanguageConfig
+from core.language.pretrained import AbsentText, continuations
 from core.language.task import Batch, LanguageTask
 from core.nn.transformer import Transformer
 from core.sampling import Sampling
@@ -30,10 +30,14 @@ class LanguageTrainer(Trainer):
 
     config: LanguageConfig
     tokenizer: Tokenizer
+    _loaded: tuple[Transformer, Tokenizer | None] | None = None
 
     def build(self) -> tuple[Task, BatchSource]:
         """The model, its task and random windows of the training text."""
         config = self.config
+        folder = config.out / TOKENIZER_NAME
+        if folder.is_dir() and (config.text is None or not config.text.exists()):
+            return self._without_text(folder)
         text = self._read()
         cut = int(len(text) * (1 - config.validation_fraction))
         held_out = text[cut:]
@@ -64,7 +68,13 @@ class LanguageTrainer(Trainer):
         return task, batches
 
     def sample(
-        self, num_samples: int, *, prompt: str = "", max_new_tokens: int = 200, sampling: Sampling | None = None
+        self,
+        num_samples: int,
+        *,
+        prompt: str = "",
+        max_new_tokens: int = 200,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
     ) -> list[str]:
         """Continuations of a prompt.
 
@@ -73,21 +83,34 @@ class LanguageTrainer(Trainer):
             prompt: text to go on from; the first token of the held-out text when empty.
             max_new_tokens: tokens to add.
             sampling: how tokens are chosen; temperature 0.8 by default.
+            generator: source of randomness; the global one by default.
         """
         assert isinstance(self.task, LanguageTask)
         ids = self.tokenizer.encode(prompt) or self._start
-        room = self.task.model.config.max_length - len(ids)
         with self.runtime.autocast():
-            samples = generate(
-                self.task.model, [ids], num_samples=num_samples, max_new_tokens=min(max_new_tokens, room),
-                sampling=sampling or Sampling(temperature=0.8), eos_id=self.tokenizer.eos_id,
-                generator=torch.Generator().manual_seed(self.config.seed),
+            return continuations(
+                self.task.model, self.tokenizer, ids, num_samples,
+                max_new_tokens=max_new_tokens, sampling=sampling, generator=generator,
             )  # fmt: skip
-        return [self.tokenizer.decode([*ids, *row]) for row in samples.lists()]
 
     def write_samples(self, task: Task, folder: Path, step: int) -> None:
         """Three continuations."""
-        write_samples(folder, step, [{"text": text} for text in self.sample(3)])
+        generator = torch.Generator().manual_seed(self.config.seed)  # the same draws at every step
+        write_samples(folder, step, [{"text": text} for text in self.sample(3, generator=generator)])
+
+    def _without_text(self, tokenizer_folder: Path) -> tuple[Task, BatchSource]:
+        """A finished run whose text is not on this machine: to sample and export, not to train or score."""
+        self.tokenizer = load_tokenizer(tokenizer_folder)
+        start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+        self._start = [start or 0]
+        absent = AbsentText(
+            f"the text {self.config.text} of this run is not there: put it back, or give another --text"
+        )
+        task = LanguageTask(
+            self._model(), self.config.optim, self.runtime, self.config.steps,
+            validation=absent.__iter__, bytes_per_token=1.0,
+        )  # fmt: skip
+        return task, absent
 
     def _read(self) -> str:
         from core.text.readers import TextReader, Unit
@@ -104,7 +127,10 @@ class LanguageTrainer(Trainer):
             return load_tokenizer(folder)
         tokenizer: Tokenizer
         if self.config.init_from is not None:
-            tokenizer = load_tokenizer(self.config.init_from)
+            model_tokenizer = self._pretrained()[1]
+            if model_tokenizer is None:
+                raise UserError(f"{self.config.init_from} has no tokenizer.json: save its tokenizer there too")
+            tokenizer = model_tokenizer
         elif self.config.tokenizer == "char":
             from core.text.characters import CharTokenizer
 
@@ -122,15 +148,29 @@ class LanguageTrainer(Trainer):
 
     def _model(self) -> Transformer:
         if self.config.init_from is not None:
-            from core.pretrained.huggingface import from_hf
-
-            return from_hf(self.config.init_from)[0]
+            model = self._pretrained()[0]
+            self._loaded = None
+            if model.config.max_length < self.config.length:
+                raise UserError(
+                    f"{self.config.init_from} reads at most {model.config.max_length} tokens: "
+                    f"give --length {model.config.max_length} or less"
+                )
+            return model
         shape = dataclasses.replace(
             self.config.model,
             vocab_size=self.tokenizer.vocab_size,
             max_length=max(self.config.length, self.config.model.max_length),
         )
         return Transformer(shape)
+
+    def _pretrained(self) -> tuple[Transformer, Tokenizer | None]:
+        """Model and tokenizer of `init_from`, read once."""
+        from core.pretrained.interchange import load_model
+
+        assert self.config.init_from is not None
+        if self._loaded is None:
+            self._loaded = load_model(self.config.init_from)
+        return self._loaded
 
     def export_parts(self) -> tuple[Transformer, Tokenizer]:
         """The language model and tokenizer, for `trillium export`."""

@@ -93,7 +93,7 @@ def test_the_traceback_can_be_asked_for(monkeypatch):
         (["report", "."], "is not a run directory"),
         (["data"], "required"),
         (["data", "get", "no-such-data"], "no data named 'no-such-data'"),
-        (["import", "no-such-folder", "out"], "no config.json in no-such-folder"),
+        (["import", "no-such-folder", "out"], "no-such-folder holds no model"),
         (["doctor", "--wrong"], "unrecognized arguments: --wrong"),
     ],
 )
