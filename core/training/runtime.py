@@ -144,7 +144,8 @@ class Runtime:
         from core.nn.block import Block
 
         if self.compile:
-            for part in [part for part in module.modules() if isinstance(part, Block)] or [module]:
+            blocks: list[nn.Module] = [part for part in module.modules() if isinstance(part, Block)]
+            for part in blocks or [module]:
                 part.compile(dynamic=False)
 
     def describe(self) -> dict[str, Any]:

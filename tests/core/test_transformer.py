@@ -1,15 +1,11 @@
 """The core Transformer by its invariants: causality, masks, packing, caches, memory, checkpointing, compilation."""
 
-import math
-
 import pytest
 import torch
 
 from core.config import ModelConfig
 from core.losses import lm_loss
 from core.nn import attention
-from core.nn.presets import PRESETS, preset
-from core.nn.rotary import rotary_table, rotate
 from core.nn.transformer import Transformer
 
 VARIANTS = {
@@ -80,25 +76,6 @@ def test_embeddings_in_equal_tokens_in(model):
     for inputs in ({}, {"tokens_BT": TOKENS_BT, "embeddings_BTD": model.embed(TOKENS_BT)}):
         with pytest.raises(ValueError, match="either"):
             model(**inputs)
-
-
-def test_rotary_positions_are_relative(random_model):
-    model = random_model()
-    shifted = torch.arange(14).expand(3, -1) + 50
-    torch.testing.assert_close(run(model, TOKENS_BT, positions_BT=shifted), run(model, TOKENS_BT), atol=1e-4, rtol=1e-4)
-    # learned positions are not
-    model = random_model(**VARIANTS["gpt2"])
-    assert (run(model, TOKENS_BT, positions_BT=shifted) - run(model, TOKENS_BT)).abs().max() > 0.1
-
-
-def test_rotation_by_hand():
-    cos, sin = rotary_table(3, 4, theta=100.0)
-    # K = 4: frequencies 1 and 100^(-1/2) = 0.1; at position 2 the angles are 2 and 0.2, for pairs (0, 2) and (1, 3).
-    x = torch.tensor([1.0, 1.0, 0.0, 0.0])
-    expected = torch.tensor([math.cos(2.0), math.cos(0.2), math.sin(2.0), math.sin(0.2)])
-    torch.testing.assert_close(rotate(x, cos[2], sin[2]), expected)
-    scaled, _ = rotary_table(5, 4, theta=100.0, scaling=2.0)
-    torch.testing.assert_close(scaled[4], cos[2])
 
 
 def test_sequences_longer_than_the_model_are_refused(model):
@@ -397,27 +374,6 @@ def test_tied_parameters_count_once(random_model):
     assert untied.num_parameters() - tied.num_parameters() == 97 * 64
     # embedding 97*64; per layer q k v o 4*64*64, mlp 3*64*192, two norms 2*64, q and k norm 2*16; final norm 64
     assert tied.num_parameters() == 97 * 64 + 3 * (4 * 64 * 64 + 3 * 64 * 192 + 2 * 64 + 2 * 16) + 64
-
-
-@pytest.mark.parametrize(
-    ("name", "vocab_size", "millions"),
-    [("1m", 256, (0.8, 1.2)), ("10m", 256, (9, 12)), ("125m", 50_000, (100, 140)), ("1b", 150_000, (1000, 1300)),
-     ("7b", 150_000, (6500, 7500))],
-)  # fmt: skip
-def test_presets_have_the_size_that_they_say(name, vocab_size, millions):
-    with torch.device("meta"):
-        model = Transformer(preset(name, vocab_size=vocab_size))
-    assert millions[0] * 1e6 < model.num_parameters() < millions[1] * 1e6
-
-
-def test_every_preset_is_a_valid_config_and_unknown_ones_are_named():
-    for name in PRESETS:
-        assert preset(name, vocab_size=100).vocab_size == 100
-        if name != "gpt2":
-            assert PRESETS[name].head_width in (32, 64, 128)
-    assert not preset("llama-1m", vocab_size=100).qk_norm
-    with pytest.raises(ValueError, match="no model preset '2m'"):
-        preset("2m", vocab_size=100)
 
 
 @pytest.mark.gpu
