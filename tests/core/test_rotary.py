@@ -1,5 +1,7 @@
 """Rotary positions."""
 
+import math
+
 import torch
 
 from core.nn.rotary import rotary_table, rotate
