@@ -61,6 +61,19 @@ def test_the_last_queries_of_longer_keys(queries):
     torch.testing.assert_close(attend(q, k, v, bias), expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("mask", ["none", "shared", "ragged"])
+def test_one_bfloat16_query_a_row(mask, groups):
+    # Decoding's own order of the matrix product.
+    q, k, v = [tensor.detach() for tensor in tensors(queries=1, groups=groups, dtype=torch.bfloat16)]
+    bias = {"shared": causal_bias(1, 9, torch.bfloat16, CPU), "ragged": ragged_bias(4, 9)[:, :, -1:]}.get(mask)
+    wide = [tensor.float() for tensor in (q, k, v)]
+    expected = F.scaled_dot_product_attention(
+        *wide, attn_mask=None if bias is None else bias.float(), enable_gqa=groups != 4
+    )
+    torch.testing.assert_close(attend(q, k, v, bias).float(), expected, atol=2e-2, rtol=2e-2)
+
+
 def test_grouped_heads_equal_the_fused_kernels_own_grouping():
     q, k, v = tensors(heads=6, groups=3)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from core.generate import generate, pad_left
+from core.nn.lora import apply_lora, lora_layers
 from core.nn.lstm import LSTM
 from core.sampling import Sampling, choice_logits, draw, uniforms
 
@@ -201,6 +202,50 @@ def test_dropout_is_off_while_generating(random_model):
     model = random_model(dropout=0.5)
     expected = generate(model, PROMPTS, max_new_tokens=5, sampling=GREEDY).tokens_BT
     assert torch.equal(generate(model.train(), PROMPTS, max_new_tokens=5, sampling=GREEDY).tokens_BT, expected)
+
+
+def test_weights_that_change_between_generations_count(random_model):
+    # Decoding works on joined copies of the projections, which must not outlive it, nor hide an adapter.
+    model = random_model()
+    first = generate(model, PROMPTS, max_new_tokens=8, sampling=GREEDY)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(-2)
+            layer.mlp.gate_proj.weight.mul_(-2)
+    second = generate(model, PROMPTS, max_new_tokens=8, sampling=GREEDY)
+    assert second.lists() == [greedy_by_hand(model, prompt, 8) for prompt in PROMPTS] != first.lists()
+    apply_lora(model, rank=4, targets=("k_proj", "up_proj"))
+    with torch.no_grad():
+        for layer in lora_layers(model).values():
+            layer.lora_B.normal_(generator=torch.Generator().manual_seed(1))
+    third = generate(model, PROMPTS, max_new_tokens=8, sampling=GREEDY)
+    assert third.lists() == [greedy_by_hand(model, prompt, 8) for prompt in PROMPTS] != second.lists()
+
+
+def test_an_interrupted_generation_leaves_the_model_as_it_was(model):
+    def stop(rows, tokens):
+        raise KeyboardInterrupt
+
+    names = set(dict(model.named_parameters()))
+    model.train()
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, PROMPTS, max_new_tokens=4, on_token=stop)
+    assert model.training
+    assert set(dict(model.named_parameters())) == names
+    model(torch.tensor(PROMPTS[:1])).sum().backward()  # plain projections again, with gradient
+    assert all(p.grad is not None for name, p in model.named_parameters() if "q_proj" in name)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_bfloat16_decoding_stays_near_float32(kv_heads, random_model):
+    model = random_model(num_kv_heads=kv_heads)
+    hidden = []
+    for dtype in (torch.float32, torch.bfloat16):
+        cache = model.to(dtype).new_cache(3, 12)
+        with torch.no_grad(), model.decoding():
+            parts = [model(torch.full((3, size), 5), cache=cache) for size in (6, 1, 1, 1)]
+        hidden.append(torch.cat(parts, dim=1).float())
+    assert (hidden[1] - hidden[0]).abs().mean() < 0.03
 
 
 # Prefixes and memory
