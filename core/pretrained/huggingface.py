@@ -169,6 +169,8 @@ def _write(model: Transformer, folder: Path, tokenizer: HFTokenizer | None) -> N
         generation["eos_token_id"] = list(tokenizer.stop_ids)
     write_json(folder / "generation_config.json", generation)
     save_file(from_ours(model), folder / SINGLE, metadata={"format": "pt"})
+    # safetensors makes its file private, which would keep a server under another user from reading it.
+    (folder / SINGLE).chmod((folder / "config.json").stat().st_mode)
     if tokenizer is not None:
         tokenizer.save(folder)
         if tokenizer.kind != "hf":

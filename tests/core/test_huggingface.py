@@ -149,6 +149,8 @@ def test_config_json_spells_out_every_field(random_model, tmp_path):
     }  # fmt: skip
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert "lm_head.weight" not in tensors
+    modes = {(tmp_path / "out" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1  # who may read the one may read the other
     assert "model.layers.2.self_attn.q_norm.weight" in tensors
 
 

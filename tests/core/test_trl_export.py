@@ -61,7 +61,7 @@ def test_sft(folder, tmp_path):
     tokens_BT = torch.tensor([tokenizer.encode(text, add_eos=True) for text in texts])
     hidden_BTD = model(tokens_BT[:, :-1])
     loss_sum, count = lm_loss(model.logits, hidden_BTD, tokens_BT[:, 1:], vocab_size=model.vocab_size)
-    assert history[0] == pytest.approx(float(loss_sum / count), abs=1e-5)
+    assert history[0] == pytest.approx((loss_sum / count).item(), abs=1e-5)
     assert history[1] < history[0]
     trainer.save_model(str(tmp_path / "tuned"))
     tuned, _ = from_hf(tmp_path / "tuned")
