@@ -1,0 +1,162 @@
+"""Scores of generated sentences: likelihood of held-out text, overlap with it, variety, validity under a grammar."""
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adversarial.config import GANConfig
+from adversarial.corpus import Corpus
+from adversarial.generator import Generator, Sentences, next_token_logits, sample_sentences
+from core.losses import token_logprobs
+from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
+from core.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_sums
+from core.metrics.ngrams import distinct_n, unique_fraction
+
+Scores = dict[str, Interval | float]
+Words = Sequence[str]
+BATCH = 256
+SAMPLING_SEED = 1_000_003
+"""All generators of a run are sampled with the same random numbers, apart from those of training."""
+
+
+class TextEvaluation:
+    """Scores generators and texts by one protocol: the same held-out lines, the same number of sentences.
+
+    | score | of | better |
+    |---|---|---|
+    | valid | generated sentences that the grammar accepts (with a grammar only) | 1 |
+    | nll | held-out text under the model, nats a token, end-of-sequence counted, padding not | low |
+    | bleu_2 … bleu_5 | mean sentence BLEU, all held-out lines as references, NLTK's method1 | high |
+    | self_bleu_2 … | the same of each sentence against all others | near real text's |
+    | unique, distinct_2 | different sentences, different bigrams, each over all | near real text's |
+    | new | generated sentences that are no training line | near that of fresh real text |
+    | length | mean number of words | near real text's |
+
+    All samples are drawn at temperature 1: a lower one raises valid and BLEU at the price of variety.
+
+    Args:
+        corpus: training and held-out lines.
+        config: sizes.
+        device: of the models that will be scored.
+    """
+
+    def __init__(self, corpus: Corpus, config: GANConfig, device: torch.device) -> None:
+        self.corpus = corpus
+        self.config = config
+        self.device = device
+        tokenizer = corpus.tokenizer
+        assert tokenizer.bos_id is not None
+        assert tokenizer.eos_id is not None
+        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        # As many from every source, since variety falls with the number of sentences.
+        self.count = max(2, min(config.eval_samples, len(corpus.train)))
+        self._training = set(corpus.train)
+
+    @cached_property
+    def references(self) -> ReferenceIndex:
+        """The held-out lines, ready for BLEU."""
+        return ReferenceIndex([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+
+    def score(self, model: Generator) -> dict[str, float]:
+        """Scores of a generator as plain numbers."""
+        return {name: _number(value) for name, value in self.score_model(model).items()}
+
+    def score_model(self, model: Generator) -> Scores:
+        """Scores of a generator, with 95 % intervals where a score is a mean over sentences."""
+        nll_N2 = self.likelihoods(model)
+        nll = bootstrap_sums(nll_N2.numpy(), lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1])
+        scores = self.score_texts(self.generate(model, self.count))
+        first = {"valid": scores.pop("valid")} if "valid" in scores else {}
+        return {**first, "nll": nll, **scores}
+
+    def generate(self, model: Generator, count: int) -> list[str]:
+        """Sentences of a generator, the same ones each time for the same weights."""
+        source = torch.Generator(self.device).manual_seed(self.config.seed + SAMPLING_SEED)
+        drawn = sample_sentences(
+            model, count, max_tokens=self.config.max_tokens, bos_id=self.bos_id, eos_id=self.eos_id, generator=source
+        )
+        return [self.corpus.tokenizer.decode(row[keep]) for row, keep in zip(drawn.tokens_BT, drawn.mask_BT)]
+
+    def score_texts(self, texts: Sequence[str]) -> Scores:
+        """Scores of sentences, whoever wrote them."""
+        words = [self.corpus.tokenizer.split(text) for text in texts]
+        scores: Scores = {}
+        if self.corpus.grammar is not None:
+            scores["valid"] = bootstrap_mean([float(self.corpus.grammar.accepts(text)) for text in texts])
+        quality, variety = mean_sentence_bleu(words, self.references), self_bleu(words)
+        for order in (4, 2, 3, 5):  # the usual one first
+            scores[f"bleu_{order}"] = bootstrap_mean(quality.per_item_NK[:, order - 1])
+            scores[f"self_bleu_{order}"] = variety[order]
+        scores["unique"] = unique_fraction(words)
+        scores["distinct_2"] = distinct_n(words, 2)
+        scores["new"] = sum(text not in self._training for text in texts) / len(texts)
+        scores["length"] = sum(map(len, words)) / len(words)
+        return scores
+
+    def likelihoods(self, model: Generator) -> Tensor:
+        """likelihoods_N2 of the held-out lines: summed negative log-likelihood in nats, and number of tokens."""
+        rows = encode(self.corpus, self.corpus.held_out)
+        found = []
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            for start in range(0, len(rows), BATCH):
+                batch = Sentences.from_lists(rows[start : start + BATCH], self.device)
+                logprobs_BT = token_logprobs(next_token_logits(model, batch, self.bos_id), batch.tokens_BT)
+                sums_B = torch.where(batch.mask_BT, -logprobs_BT, 0.0).sum(1)
+                found.append(torch.stack([sums_B.double(), batch.mask_BT.sum(1).double()], 1))
+        model.train(training)
+        return torch.cat(found).cpu()
+
+    def text_rows(self) -> list[dict[str, Any]]:
+        """Rows for real text and for the same words in random order: between them a generator should lie."""
+        rng = random.Random(self.config.seed)
+        real = rng.sample(self.corpus.train, min(self.count, len(self.corpus.train)))
+        if len(real) < 2:
+            return []
+        shuffled = []
+        for line in real:
+            words = self.corpus.tokenizer.split(line)
+            rng.shuffle(words)
+            shuffled.append(" ".join(words))
+        rows = [
+            as_row("training text (ceiling)", self.score_texts(real)),
+            as_row("shuffled words (floor)", self.score_texts(shuffled)),
+        ]
+        grammar = self.corpus.grammar
+        if grammar is not None:
+            rows[0]["nll"] = grammar.entropy / (grammar.mean_length + 1)
+        del rows[0]["new"], rows[1]["new"]  # they were drawn from the training lines
+        return rows
+
+
+def encode(corpus: Corpus, lines: Sequence[str]) -> list[list[int]]:
+    """Token ids of lines, each with end-of-sequence."""
+    return corpus.tokenizer.encode_batch(lines, add_eos=True)
+
+
+def as_row(name: str, scores: Mapping[str, Interval | float]) -> dict[str, Any]:
+    """A row of `eval.json`."""
+    return {
+        "name": name,
+        **{
+            metric: {"value": score.value, "low": score.low, "high": score.high}
+            if isinstance(score, Interval)
+            else score
+            for metric, score in scores.items()
+        },
+    }
+
+
+def change_in_nll(before_N2: Tensor, after_N2: Tensor) -> Interval:
+    """Held-out nll after minus before, in nats a token, with the interval over the lines that both were scored on."""
+    statistics = torch.stack([after_N2[:, 0] - before_N2[:, 0], after_N2[:, 1]], 1).numpy()
+    return bootstrap_sums(statistics, lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1])
+
+
+def _number(score: Interval | float) -> float:
+    return score.value if isinstance(score, Interval) else score

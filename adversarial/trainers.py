@@ -1,0 +1,128 @@
+"""The public trainer of text GANs."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adversarial.config import GANConfig
+from adversarial.corpus import Corpus, load_corpus
+from adversarial.discriminator import Discriminator
+from adversarial.evaluation import TextEvaluation, as_row, change_in_nll, encode
+from adversarial.generator import Generator, Sentences, build_generator
+from adversarial.task import GanTask
+from core.errors import RunError
+from core.interfaces import BatchSource, Task
+from core.nn.transformer import Transformer
+from core.text.tokenizer import Tokenizer
+from core.training import distributed
+from core.training.batches import ShuffledBatches
+from core.training.log import write_samples
+from core.training.trainer import Trainer
+
+COLLAPSED = 0.5
+"""A generator whose sentences repeat more than this, relative to real text, is called collapsed."""
+
+
+class GANTrainer(Trainer):
+    """Trains a generator of sentences on a text file, or on a grammar.
+
+    >>> from adversarial.config import GANConfig
+    >>> GANTrainer(GANConfig(text=Path("sentences.txt"), out=Path("runs/mine"))).train()  # doctest: +SKIP
+    """
+
+    config: GANConfig
+    corpus: Corpus
+    evaluation: TextEvaluation
+
+    def build(self) -> tuple[GanTask, BatchSource]:
+        """Read the text; make generator, discriminator and batches."""
+        config, device = self.config, self.runtime.device
+        if config.batch_size // distributed.world() < 2:
+            raise ValueError(f"batch_size must be at least 2 a process for a GAN, got {config.batch_size}")
+        self.corpus = load_corpus(config)
+        tokenizer = self.corpus.tokenizer
+        self.evaluation = TextEvaluation(self.corpus, config, device)
+        model = build_generator(config, tokenizer.vocab_size)
+        assert tokenizer.bos_id is not None
+        judge = Discriminator(self._body(), tokenizer.bos_id)
+        task = GanTask(model, judge, config, self.runtime, tokenizer, self.evaluation.score)
+        rows = encode(self.corpus, self.corpus.train)
+
+        def collate(chosen: list[int]) -> Sentences:
+            return Sentences.from_lists([rows[index] for index in chosen], device)
+
+        return task, ShuffledBatches(len(rows), config.batch_size, config.seed, collate)
+
+    def _body(self) -> Generator:
+        """A fresh network of the generator's shape, without dropout: the judge should not add noise to its slope."""
+        shape = dataclasses.replace(self.config.model, dropout=0.0)
+        return build_generator(dataclasses.replace(self.config, model=shape), self.corpus.tokenizer.vocab_size)
+
+    def write_samples(self, task: Task, folder: Path, step: int) -> None:
+        """Sentences of the present generator; with a grammar, whether each is right."""
+        assert isinstance(task, GanTask)
+        if self.config.sample_lines:
+            write_samples(folder, step, self._described(self.evaluation.generate(task.model, self.config.sample_lines)))
+
+    def sample(self, num_samples: int) -> list[dict[str, Any]]:
+        """Sentences of the present generator; torch's generator gives the randomness."""
+        drawn = self._task.sample(num_samples)
+        texts = [self.corpus.tokenizer.decode(row[keep]) for row, keep in zip(drawn.tokens_BT, drawn.mask_BT)]
+        return self._described(texts)
+
+    def _described(self, texts: list[str]) -> list[dict[str, Any]]:
+        grammar = self.corpus.grammar
+        return [{"text": text} if grammar is None else {"text": text, "ok": grammar.accepts(text)} for text in texts]
+
+    def report_sections(self) -> Mapping[str, Any]:
+        """The generator before and after adversarial training, scored alike; real and shuffled text to compare with."""
+        task, evaluation = self._task, self.evaluation
+        with self.runtime.autocast(), torch.random.fork_rng(devices=[]):
+            start = self._body().to(self.runtime.device)
+            rows = [as_row("untrained", evaluation.score_model(start))]
+            notes = [*self.corpus.notes]
+            if task.mle_start is not None:
+                start.load_state_dict(task.mle_start)
+                rows.append(as_row("MLE start", evaluation.score_model(start)))
+                change = change_in_nll(evaluation.likelihoods(start), evaluation.likelihoods(task.model))
+                interval = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
+                notes.append(
+                    f"`model` is `MLE start` after {task.step - task.mle_steps} adversarial steps; on the same "
+                    f"held-out lines its nll changed by {interval} nats a token"
+                )
+            scores = evaluation.score_model(task.model)
+        rows += [as_row("model", scores), *evaluation.text_rows()]
+        real = next((row["unique"] for row in rows if row["name"].startswith("training text")), 1.0)
+        if float(str(scores["unique"])) < COLLAPSED * real:
+            notes.append(
+                f"the generator has collapsed: only {scores['unique']:.0%} of its sentences differ ({real:.0%} of real "
+                "ones); raise mle_weight or penalty, or lower optim.lr"
+            )
+        notes.append(
+            f"{evaluation.count:,} sentences a row, sampled at temperature 1, against {len(self.corpus.held_out):,} "
+            "held-out lines; intervals are 95 % over sentences; BLEU with NLTK's method1"
+        )
+        return {"rows": rows, "notes": notes}
+
+    def export_parts(self) -> tuple[Any, Tokenizer]:
+        """The generator and its tokenizer, for `trillium export`."""
+        model = self._task.model
+        if not isinstance(model, Transformer):
+            raise RunError(f"only a Transformer can be exported; {self.config.out} is an {type(model).__name__} run")
+        return model, self.corpus.tokenizer
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the weights, the config and the tokenizer; see `Trainer.save`."""
+        folder = super().save(folder)
+        (folder / "mle.safetensors").unlink()  # the MLE phase trained the same generator
+        self.corpus.tokenizer.save(folder)
+        return folder
+
+    @property
+    def _task(self) -> GanTask:
+        task = self.task
+        assert isinstance(task, GanTask)
+        return task
