@@ -84,9 +84,9 @@ def generalized_advantages(
     return Advantages(advantage_EJ, torch.where(mask_EJ, advantage_EJ + value_EJ, 0.0))
 
 
-def turn_discounts(ends_turn_EJ: Tensor, gamma: float) -> Tensor:
+def turn_discounts(credit: Credit, gamma: float) -> Tensor:
     """discount_EJ: gamma from one turn to the next, 1 between the tokens of a turn, which are one action."""
-    return torch.where(ends_turn_EJ, gamma, 1.0)
+    return torch.ones_like(credit.reward_EJ).masked_fill(credit.ends_turn_EJ, gamma)
 
 
 def gae_advantages(gamma: float, lam: float) -> AdvantageFn:
@@ -95,7 +95,7 @@ def gae_advantages(gamma: float, lam: float) -> AdvantageFn:
     def advantages(credit: Credit) -> Advantages:
         return generalized_advantages(
             credit.reward_EJ, credit.value_EJ, credit.mask_EJ, credit.bootstrap_E,
-            discount_EJ=turn_discounts(credit.ends_turn_EJ, gamma), lam=lam,
+            discount_EJ=turn_discounts(credit, gamma), lam=lam,
         )  # fmt: skip
 
     return advantages
@@ -119,7 +119,7 @@ def return_advantages(gamma: float, *, leave_one_out: bool) -> AdvantageFn:
     def advantages(credit: Credit) -> Advantages:
         to_go = generalized_advantages(
             credit.reward_EJ, torch.zeros_like(credit.reward_EJ), credit.mask_EJ, torch.zeros_like(credit.bootstrap_E),
-            discount_EJ=turn_discounts(credit.ends_turn_EJ, gamma), lam=1.0,
+            discount_EJ=turn_discounts(credit, gamma), lam=1.0,
         ).advantage_EJ  # fmt: skip
         if not leave_one_out:
             return Advantages(to_go, to_go)

@@ -32,6 +32,8 @@ class Algorithm:
     """Passes over the episodes of a step."""
     minibatches: int = 1
     """Updates a pass."""
+    target_kl: float = 0.0
+    """No further update on a step's episodes after one that began this far from the policy that played; 0: no limit."""
 
 
 def reinforce(config: PolicyConfig) -> Algorithm:
@@ -61,6 +63,7 @@ def ppo(config: PolicyConfig) -> Algorithm:
         critic=True,
         epochs=config.epochs,
         minibatches=config.minibatches,
+        target_kl=config.target_kl,
     )
 
 

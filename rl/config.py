@@ -58,6 +58,8 @@ class PolicyConfig(RunConfig):
     """PPO: probability ratios beyond 1 +- clip get no gradient that drives them further; 0 means no limit."""
     value_clip: float = 0.2
     """PPO: values that moved by more than this since the rollout get no gradient further; 0 means no limit."""
+    target_kl: float = 0.03
+    """PPO: no further update on the episodes once the policy has moved by so many nats a token; 0 means no limit."""
     critic_lr: float = 1e-3
     """PPO: peak learning rate of the critic; its other settings are those of `optim`."""
     eval_episodes: int = 256
@@ -73,7 +75,7 @@ class PolicyConfig(RunConfig):
     """fp32, so that sampling and training agree on every probability; small models gain little from bf16."""
     compile: Literal["auto", "on", "off"] = "off"
     """Off, because the shapes change from step to step."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.9, 0.99)))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3))
     """The policy's optimiser."""
 
     def __post_init__(self) -> None:
@@ -96,7 +98,7 @@ class PolicyConfig(RunConfig):
             _require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value}")
         for name in ("gamma", "gae_lambda"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("clip", "value_clip"):
+        for name in ("clip", "value_clip", "target_kl"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
         _require(

@@ -17,6 +17,7 @@ from core.nn.transformer import Transformer
 from core.policy import LanguageModelPolicy, ValueHead
 from rl.config import PolicyConfig
 from rl.interface import TextInterface, build_tokenizer, text_spaces
+from rl.rollout import distinct, select
 
 
 def build_networks(
@@ -56,6 +57,23 @@ def build_networks(
     return fresh(), Critic(fresh()) if critic else None, interface
 
 
+def hidden_states(policy: LanguageModelPolicy, contexts: Sequence[Sequence[int]], samples: Samples) -> Tensor:
+    """`policy.hidden`, with situations that come up several times computed once.
+
+    Args:
+        policy: reads the turns.
+        contexts: what it read.
+        samples: what was sampled.
+
+    Returns:
+        hidden_NTD with gradient; what stands where nothing was sampled means nothing.
+    """
+    rows, inverse = distinct(contexts, samples)
+    if len(rows) == len(contexts):
+        return policy.hidden(contexts, samples)
+    return policy.hidden([contexts[n] for n in rows.tolist()], select(samples, rows))[inverse]
+
+
 class Critic(nn.Module):
     """A network of its own that expects returns; 0 everywhere at the start.
 
@@ -75,4 +93,4 @@ class Critic(nn.Module):
             contexts: what the policy read.
             samples: what it sampled; the value at the first token does not depend on it.
         """
-        return self.head(LanguageModelPolicy(self.model, max_new_tokens=1).hidden(contexts, samples))
+        return self.head(hidden_states(LanguageModelPolicy(self.model, max_new_tokens=1), contexts, samples))

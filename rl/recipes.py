@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.config import ModelConfig, OptimConfig
+from core.config import OptimConfig
 from rl.config import PolicyConfig
 
 
@@ -15,7 +15,7 @@ def copy() -> PolicyConfig:
         steps=300,
         batch_size=128,
         entropy_coef=0.05,
-        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99)),
+        optim=OptimConfig(lr=2e-3),
         threads=1,  # networks this small only lose time when they are split over threads
     )
 
@@ -27,11 +27,11 @@ def frozen_lake() -> PolicyConfig:
         env="trillium/FrozenLake-v0",
         env_kwargs={"slippery": False, "horizon": 20},
         algorithm="ppo",
-        model=ModelConfig(width=32, num_layers=1, num_heads=1, max_length=64),
         gamma=0.97,
-        steps=80,
+        steps=150,
         batch_size=32,
-        optim=OptimConfig(lr=3e-3, betas=(0.9, 0.99)),
-        critic_lr=3e-3,
+        entropy_coef=0.02,
+        optim=OptimConfig(lr=1e-3),
+        critic_lr=1e-3,
         threads=1,  # networks this small only lose time when they are split over threads
     )

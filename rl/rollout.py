@@ -4,7 +4,7 @@ Shape suffixes: N = turns of all episodes, T = tokens of a turn, V = vocabulary,
 episode, M = policy tokens of all episodes, K = different token masks.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,28 @@ from rl.episodes import EpisodeSeed
 def select(samples: Samples, rows: Tensor | slice) -> Samples:
     """Some rows of samples."""
     return Samples(samples.tokens_BT[rows], samples.mask_BT[rows], samples.logprobs_BT[rows], samples.finished_B[rows])
+
+
+def distinct(contexts: Sequence[Sequence[int]], samples: Samples) -> tuple[Tensor, Tensor]:
+    """Turns that a model reads differently: in small environments the same situation comes up again and again.
+
+    Args:
+        contexts: what the policy read at each turn.
+        samples: what it sampled. The last token of a turn is not read, so it makes no difference.
+
+    Returns:
+        (rows, inverse): `rows` are the first turns of each kind, and turn n is of the kind of `rows[inverse[n]]`.
+    """
+    kinds: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    rows: list[int] = []
+    inverse: list[int] = []
+    for n, (context, tokens) in enumerate(zip(contexts, samples.lists())):
+        kind = kinds.setdefault((tuple(context), tuple(tokens[:-1])), len(rows))
+        if kind == len(rows):
+            rows.append(n)
+        inverse.append(kind)
+    device = samples.tokens_BT.device
+    return torch.tensor(rows, device=device), torch.tensor(inverse, device=device)
 
 
 @dataclass(frozen=True)

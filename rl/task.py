@@ -27,7 +27,7 @@ from rl.evaluation import Episodes
 from rl.interface import TextInterface
 from rl.losses import clipped_value_loss, kl_estimates, token_entropy, token_kl
 from rl.means import Means
-from rl.networks import Critic
+from rl.networks import Critic, hidden_states
 from rl.rollout import Rollout, select
 
 MOST_TURNS_AT_ONCE = 2048
@@ -128,11 +128,15 @@ class PolicyTask:
         step = self._credit(rollout, means)
         logged: dict[str, list[float]] = {}
         for turns in self._minibatches(len(rollout.turns), batch[0].number):
-            for name, value in self._update(step, turns, first=not logged).items():
+            measured = self._update(step, turns, first=not logged)
+            for name, value in measured.items():
                 logged.setdefault(name, []).append(value)
+            if 0 < self.algorithm.target_kl < measured["kl"]:
+                break
         played = means.result()
         return {
             **{name: sum(values) / len(values) for name, values in logged.items()},
+            "updates": float(len(logged["loss"])),
             **played,
             **self.bounds(played["return"]),
             "noop_updates": float(self.noop_updates),
@@ -169,7 +173,7 @@ class PolicyTask:
             samples, allowed_NTV = select(rollout.samples, part), rollout.allowed_NTV(part)
             with self.runtime.autocast():
                 logits_NTV, reference_NTV = (
-                    policy.distribution(policy.hidden(rollout.contexts[part], samples), allowed_NTV)
+                    policy.distribution(hidden_states(policy, rollout.contexts[part], samples), allowed_NTV)
                     for policy in (self.policy, self.reference)
                 )
             means.add("entropy", token_entropy(logits_NTV), samples.mask_BT)
@@ -286,7 +290,7 @@ class PolicyTask:
         mask_NT, behaviour_NT = samples.mask_BT, samples.logprobs_BT
         allowed_NTV = step.rollout.allowed_NTV(turns)
         with self.runtime.autocast():
-            hidden_NTD = self.policy.hidden(step.contexts(turns), samples)
+            hidden_NTD = hidden_states(self.policy, step.contexts(turns), samples)
             logits_NTV = self.policy.distribution(hidden_NTD, allowed_NTV)
         logprobs_NT = token_logprobs(logits_NTV, samples.tokens_BT.masked_fill(~mask_NT, 0))
         logprobs_NT = torch.where(mask_NT, logprobs_NT, 0.0)

@@ -1,0 +1,165 @@
+"""Advantages: numbers worked out by hand, and expectations that are enumerated."""
+
+import itertools
+
+import pytest
+import torch
+
+from rl.advantages import (
+    Credit,
+    gae_advantages,
+    generalized_advantages,
+    leave_one_out_mean,
+    normalized,
+    return_advantages,
+    turn_discounts,
+)
+from rl.losses import reinforce_loss
+
+
+def credit(rewards, values=None, bootstrap=None, ends=None):
+    """Episodes given as lists; every token ends its turn unless `ends` says otherwise."""
+    width = max(map(len, rewards))
+
+    def padded(rows, fill=0.0):
+        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.float64)
+
+    mask = padded([[1.0] * len(row) for row in rewards]).bool()
+    return Credit(
+        reward_EJ=padded(rewards),
+        mask_EJ=mask,
+        ends_turn_EJ=mask if ends is None else padded(ends).bool() & mask,
+        value_EJ=padded(rewards if values is None else values) * (values is not None),
+        bootstrap_E=torch.tensor(bootstrap or [0.0] * len(rewards), dtype=torch.float64),
+    )
+
+
+# r = [0, 0, 1], V = [.5, .4, .3], gamma .9. Terminated, lambda .8:
+#   delta = [.9*.4 - .5, .9*.3 - .4, 1 - .3] = [-.14, -.13, .7]
+#   A = [-.14 + .72 * .374, -.13 + .72 * .7, .7] = [.12928, .374, .7]
+@pytest.mark.parametrize(
+    ("lam", "bootstrap", "expected"),
+    [
+        (0.8, 0.0, [0.12928, 0.374, 0.7]),
+        (0.8, 0.2, [0.222592, 0.5036, 0.88]),
+        (1.0, 0.0, [0.81 - 0.5, 0.9 - 0.4, 1 - 0.3]),
+        (0.0, 0.0, [-0.14, -0.13, 0.7]),
+    ],
+)
+def test_generalised_advantages_by_hand(lam, bootstrap, expected):
+    found = gae_advantages(0.9, lam)(credit([[0.0, 0.0, 1.0]], [[0.5, 0.4, 0.3]], [bootstrap]))
+    expected = torch.tensor([expected], dtype=torch.float64)
+    torch.testing.assert_close(found.advantage_EJ, expected)
+    torch.testing.assert_close(found.target_EJ, expected + torch.tensor([[0.5, 0.4, 0.3]], dtype=torch.float64))
+
+
+def test_episodes_of_different_lengths_do_not_touch_one_another():
+    rows = [[0.0, 0.0, 1.0], [2.0], [0.5, -1.0]]
+    values = [[0.5, 0.4, 0.3], [1.5], [0.1, 0.2]]
+    bootstraps = [0.0, 3.0, 0.0]
+    together = gae_advantages(0.9, 0.8)(credit(rows, values, bootstraps))
+    for e, (row, value, bootstrap) in enumerate(zip(rows, values, bootstraps)):
+        alone = gae_advantages(0.9, 0.8)(credit([row], [value], [bootstrap]))
+        torch.testing.assert_close(together.advantage_EJ[e, : len(row)], alone.advantage_EJ[0])
+        assert (together.advantage_EJ[e, len(row) :] == 0).all()
+        assert (together.target_EJ[e, len(row) :] == 0).all()
+
+
+def test_what_a_critic_says_after_the_end_counts_only_for_a_truncated_episode():
+    cut, ended = credit([[1.0]], [[0.0]], [0.5]), credit([[1.0]], [[0.0]], [0.0])
+    assert gae_advantages(0.9, 0.95)(cut).advantage_EJ.item() == pytest.approx(1 + 0.9 * 0.5)
+    assert gae_advantages(0.9, 0.95)(ended).advantage_EJ.item() == 1
+
+
+def test_time_passes_between_turns_and_not_between_the_tokens_of_one():
+    # Two turns of two tokens each; the reward comes with the last token.
+    ends = [[0.0, 1.0, 0.0, 1.0]]
+    found = return_advantages(0.5, leave_one_out=False)(credit([[0.0, 0.0, 0.0, 8.0]], ends=ends))
+    assert found.advantage_EJ.tolist() == [[4.0, 4.0, 8.0, 8.0]]
+    assert turn_discounts(credit([[0.0, 0.0]], ends=[[0.0, 1.0]]), 0.5).tolist() == [[1.0, 0.5]]
+
+
+def test_generalised_advantages_with_lambda_1_and_no_critic_are_returns():
+    rows = credit([[1.0, 2.0, 3.0], [4.0]])
+    with_gae = gae_advantages(0.9, 1.0)(rows).advantage_EJ
+    torch.testing.assert_close(with_gae, return_advantages(0.9, leave_one_out=False)(rows).advantage_EJ)
+
+
+def test_generalised_advantages_keep_the_dtype_of_float32():
+    zeros = torch.zeros(1, 2)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    found = generalized_advantages(zeros, zeros, mask, torch.zeros(1), discount_EJ=torch.full((1, 2), 0.9), lam=0.9)
+    assert found.advantage_EJ.dtype == torch.float32
+
+
+def test_leave_one_out_by_hand():
+    torch.testing.assert_close(
+        leave_one_out_mean(torch.tensor([1.0, 0, 0, 1])), torch.tensor([1 / 3, 2 / 3, 2 / 3, 1 / 3])
+    )
+    found = return_advantages(1.0, leave_one_out=True)(credit([[1.0], [0.0], [0.0], [1.0]]))
+    expected = torch.tensor([[2 / 3], [-2 / 3], [-2 / 3], [2 / 3]], dtype=torch.float64)
+    torch.testing.assert_close(found.advantage_EJ, expected)
+    assert found.advantage_EJ.sum().abs() < 1e-12
+    with pytest.raises(ValueError, match="at least two episodes"):
+        leave_one_out_mean(torch.ones(1))
+
+
+def test_a_constant_added_to_all_returns_changes_nothing():
+    low, high = (
+        return_advantages(1.0, leave_one_out=True)(credit(rows)) for rows in ([[1.0], [3.0]], [[11.0], [13.0]])
+    )
+    torch.testing.assert_close(low.advantage_EJ, high.advantage_EJ)
+
+
+def test_normalised_advantages_have_mean_0_and_deviation_1_over_real_tokens():
+    rows = credit([[1.0, 2.0, 6.0], [3.0]])
+    found = normalized(rows.reward_EJ, rows.mask_EJ)
+    kept = found[rows.mask_EJ]
+    assert kept.mean().abs() < 1e-12
+    assert kept.std(correction=0).item() == pytest.approx(1, abs=1e-6)
+    assert (found[~rows.mask_EJ] == 0).all()
+    assert (normalized(torch.full((2, 1), 5.0), torch.ones(2, 1, dtype=torch.bool)) == 0).all()
+
+
+THETA, REWARDS = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64), torch.tensor([1.0, 0.2, 0.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_the_expected_gradient_on_a_bandit_is_exact(leave_one_out):
+    """Three arms, four pulls a step: the estimate is averaged over all 81 outcomes with their probabilities."""
+    theta = THETA.clone().requires_grad_()
+    (exact,) = torch.autograd.grad(theta.softmax(0) @ REWARDS, theta)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for arms in itertools.product(range(3), repeat=4):
+        pulls = torch.tensor(arms)
+        logp = theta.log_softmax(0)[pulls]
+        rows = credit([[reward] for reward in REWARDS[pulls].tolist()])
+        advantage = return_advantages(1.0, leave_one_out=leave_one_out)(rows).advantage_EJ
+        (gradient,) = torch.autograd.grad(-reinforce_loss(logp[:, None], advantage).mean(), theta)
+        expected += logp.detach().sum().exp() * gradient
+    torch.testing.assert_close(expected / exact, torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("baseline", [0.0, 0.7])
+def test_the_expected_gradient_on_a_decision_process_is_exact(baseline):
+    """Two turns: action 0 ends with reward .1, action 1 leads to one of two states with probabilities .6 and .4."""
+    theta = torch.tensor([[0.2, -0.3], [0.5, 0.1], [-0.4, 0.8]], dtype=torch.float64, requires_grad=True)
+    gamma, last = 0.9, torch.tensor([[1.0, 0.0], [-0.5, 0.3]], dtype=torch.float64)
+    policy = theta.softmax(1)
+    later = (policy[1:] * last).sum(1)
+    value = policy[0, 0] * 0.1 + policy[0, 1] * gamma * (0.6 * later[0] + 0.4 * later[1])
+    (exact,) = torch.autograd.grad(value, theta, retain_graph=True)
+
+    episodes = [(1.0, [(0, 0)], [0.1])]
+    for state, chance in ((1, 0.6), (2, 0.4)):
+        episodes += [(chance, [(0, 1), (state, a)], [0.0, float(last[state - 1, a])]) for a in (0, 1)]
+    found = return_advantages(gamma, leave_one_out=False)(credit([rewards for _, _, rewards in episodes]))
+    expected = torch.zeros_like(exact)
+    for e, (chance, taken, _) in enumerate(episodes):
+        logp = torch.stack([theta.log_softmax(1)[state, action] for state, action in taken])
+        # The return from turn t on, counted from t, is discounted to the start for the gradient of the start's value.
+        weight = gamma ** torch.arange(len(taken), dtype=torch.float64)
+        advantage = weight * (found.advantage_EJ[e, : len(taken)] - baseline)
+        (gradient,) = torch.autograd.grad(-reinforce_loss(logp, advantage).sum(), theta, retain_graph=True)
+        expected += chance * logp.detach().sum().exp() * gradient
+    torch.testing.assert_close(expected, exact, atol=1e-15, rtol=1e-12)

@@ -1,0 +1,236 @@
+"""The training step, by its invariants."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from rl.episodes import TRAINING, EpisodeSeed
+from rl.rollout import select
+from rl.task import SamplerMismatch
+
+LAKE = {"env": "trillium/FrozenLake-v0", "env_kwargs": {"horizon": 6}}
+COUNTING = {"env": "tests/Counting-v0", "env_kwargs": {"length": 3, "longest": 2}}
+
+
+def seeds(count, first=0):
+    return [EpisodeSeed.derive(7, TRAINING, first + n) for n in range(count)]
+
+
+def parameters(updater):
+    return {name: p.detach().clone() for name, p in updater.module.named_parameters()}
+
+
+def assert_equal(left, right, **tolerance):
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], **(tolerance or {"atol": 0, "rtol": 0}))
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+@pytest.mark.parametrize("game", [{}, LAKE, COUNTING])
+def test_at_the_first_update_the_policy_is_the_one_that_played(make_task, game, algorithm):
+    metrics = make_task(algorithm=algorithm, epochs=1, temperature=0.7, **game).train_step(seeds(8))
+    assert metrics["ratio/first_error"] <= 1e-5
+    assert abs(metrics["ratio"] - 1) <= 1e-5
+    assert metrics["kl"] <= 1e-9
+    assert metrics["clip_fraction"] == 0
+    # The advantages have mean 0, so the policy's loss is that of the entropy bonus.
+    assert metrics["loss"] == pytest.approx(-0.01 * metrics["entropy"], abs=1e-6) or algorithm == "reinforce"
+
+
+def test_further_epochs_move_the_ratio_and_clip_it(make_task):
+    metrics = make_task(algorithm="ppo", epochs=6, clip=0.05, **COUNTING).train_step(seeds(8))
+    assert metrics["ratio/first_error"] <= 1e-5
+    assert metrics["kl"] > 1e-4
+    assert metrics["clip_fraction"] > 0
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+def test_what_is_logged(make_task, algorithm):
+    metrics = make_task(algorithm=algorithm, **LAKE).train_step(seeds(8))
+    assert {"return", "return/optimum", "return/random", "regret", "valid", "turns", "entropy", "kl"} <= set(metrics)
+    assert metrics["regret"] == pytest.approx(metrics["return/optimum"] - metrics["return"])
+    assert ("loss/critic" in metrics) == ("explained_variance" in metrics) == (algorithm == "ppo")
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["tokens"] == round(metrics["turns"] * 8)
+
+
+def test_ppo_without_clipping_and_critic_is_reinforce(make_task):
+    """No limit on the ratio, one epoch, values of 0, lambda 1: the same update to the last bits of rounding."""
+    shared = {"normalize_advantages": False, "gamma": 1.0, **COUNTING}
+    plain = make_task(algorithm="reinforce", baseline="none", **shared)
+    clipped = make_task(algorithm="ppo", epochs=1, clip=0, gae_lambda=1.0, **shared)
+    clipped.model.module.load_state_dict(plain.model.module.state_dict())
+    plain.train_step(seeds(8))
+    clipped.train_step(seeds(8))
+    assert_equal(parameters(plain.model), parameters(clipped.model), atol=1e-6, rtol=1e-4)
+
+
+def gradient_of(task, rollout, order=None, pieces=1):
+    """Gradient of the policy's loss on some turns in some order, split into pieces."""
+    from rl.means import Means
+
+    step = task._credit(rollout, Means())
+    turns = torch.arange(len(rollout.turns)) if order is None else order
+    task.model.module.zero_grad()
+    total = 0
+    for part in turns.tensor_split(pieces):
+        loss, count = task._policy_loss(step, part, Means())
+        loss.backward()
+        total += count
+    return {name: p.grad / total for name, p in task.model.module.named_parameters()}
+
+
+@pytest.mark.parametrize("network", ["transformer", "lstm"])
+def test_order_and_splitting_leave_the_gradient_alone(make_task, network):
+    task = make_task(**COUNTING, context="history", network=network)
+    rollout = task.play(seeds(8))
+    whole = gradient_of(task, rollout)
+    shuffled = torch.randperm(len(rollout.turns), generator=torch.Generator().manual_seed(0))
+    assert_equal(whole, gradient_of(task, rollout, shuffled), atol=1e-6, rtol=1e-4)
+    assert_equal(whole, gradient_of(task, rollout, shuffled, pieces=5), atol=1e-6, rtol=1e-4)
+
+
+def test_accumulation_leaves_the_update_alone(make_task, config):
+    whole = make_task(algorithm="ppo", **COUNTING)
+    split = make_task(algorithm="ppo", optim=dataclasses.replace(config.optim, accumulate=3), **COUNTING)
+    for task in (whole, split):
+        task.train_step(seeds(8))
+    assert_equal(parameters(whole.model), parameters(split.model), atol=1e-5, rtol=1e-3)
+    assert_equal(parameters(whole.critic), parameters(split.critic), atol=1e-5, rtol=1e-3)
+
+
+def test_only_sampled_tokens_carry_loss(make_task):
+    """The loss reads the hidden states that predict sampled tokens, and no others; padding is never read."""
+    task = make_task(**COUNTING, context="history", normalize_advantages=False)
+    rollout = task.play(seeds(8))
+    seen = []
+
+    def keep(module, inputs, output):
+        output.retain_grad()
+        seen.append(output)
+
+    handle = task.model.module.model.norm.register_forward_hook(keep)
+    before = gradient_of(task, rollout)
+    handle.remove()
+    (hidden,) = seen
+    touched = hidden.grad.abs().sum(-1) > 0
+    longest = max(len(context) for context in rollout.contexts)
+    width = rollout.mask_NT.shape[1]
+    expected = torch.zeros_like(touched)
+    expected[:, longest - 1 : longest - 1 + width] = rollout.mask_NT
+    assert (touched <= expected).all()
+    assert touched.any()
+    # Other values in the padding of the samples change nothing.
+    garbage = torch.where(rollout.mask_NT, rollout.samples.tokens_BT, 3)
+    other = dataclasses.replace(rollout, samples=dataclasses.replace(rollout.samples, tokens_BT=garbage))
+    assert_equal(before, gradient_of(task, other))
+
+
+def test_a_limit_is_bootstrapped_and_an_end_is_not(make_task):
+    for ends in (True, False):
+        task = make_task(algorithm="ppo", env="tests/Counting-v0", env_kwargs={"length": 2, "ends": ends})
+        with torch.no_grad():
+            task.critic.module.head.linear.bias.fill_(5.0)
+        rollout = task.play(seeds(4))
+        assert rollout.truncated_E.all() == (not ends)
+        assert task._bootstrap(rollout).tolist() == ([0.0] * 4 if ends else [5.0] * 4)
+
+
+def test_the_critic_reads_the_context_that_a_next_turn_would_have(make_task):
+    task = make_task(algorithm="ppo", max_turns=2, **COUNTING)
+    torch.nn.init.normal_(task.critic.module.head.linear.weight)
+    torch.nn.init.normal_(task.critic.module.model.model.layers[0].mlp.down_proj.weight)
+    rollout = task.play(seeds(5))
+    one = select(rollout.samples, slice(0, 1))
+    for e, context in enumerate(rollout.final_contexts):
+        expected = task.critic.module([context], one)[0, 0].item()
+        assert task._bootstrap(rollout)[e].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_critic_starts_at_0_and_learns_what_to_expect(make_task):
+    """One legal action that is rewarded each turn: what is still to come follows from the observation."""
+    game = {"env": "tests/Counting-v0", "env_kwargs": {"legal": "+"}}
+    task = make_task(algorithm="ppo", critic_lr=1e-2, epochs=8, value_clip=0, **game)
+    explained = [task.train_step(seeds(8, first=8 * n))["explained_variance"] for n in range(10)]
+    assert explained[0] == 0
+    assert explained[-1] > 0.9
+
+
+def test_an_update_without_gradient_is_counted(make_task):
+    """One legal action: its probability is 1 whatever the weights are, so there is nothing to learn."""
+    task = make_task(env="tests/Counting-v0", env_kwargs={"legal": "+"}, entropy_coef=0.0)
+    before = parameters(task.model)
+    assert task.train_step(seeds(4))["noop_updates"] == 1
+    assert task.train_step(seeds(4))["noop_updates"] == 2
+    assert task.state_dict()["noop_updates"] == 2
+    assert_equal(before, parameters(task.model))
+    assert make_task(**COUNTING).train_step(seeds(4))["noop_updates"] == 0
+
+
+def test_equal_returns_give_no_update(make_task):
+    """Nothing of an environment that rewards all the same is learned, with a leave-one-out baseline."""
+    task = make_task(env_kwargs={"max_invalid": 1, "invalid_penalty": 0.0}, entropy_coef=0.0)
+    rollout = task.play(seeds(6))
+    assert rollout.returns_E.unique().numel() == 1
+    assert task.train_step(seeds(6))["grad_norm"] == 0
+
+
+def test_equal_seeds_give_equal_training(make_task):
+    runs = []
+    for _ in range(2):
+        task = make_task(algorithm="ppo", minibatches=3, **COUNTING)
+        runs.append([task.train_step(seeds(8, first=8 * n)) for n in range(3)])
+    assert runs[0] == runs[1]
+
+
+def test_a_model_that_misjudges_its_own_samples_stops_the_run(make_task):
+    task = make_task(**COUNTING)
+    drawn = task.play(seeds(4))
+    shifted = dataclasses.replace(drawn.samples, logprobs_BT=drawn.samples.logprobs_BT - 0.01)
+    task.play = lambda *a, **k: dataclasses.replace(drawn, samples=shifted)
+    with pytest.raises(SamplerMismatch, match=r"ratio is 0\.01 away from 1"):
+        task.train_step(seeds(4))
+
+
+def test_at_the_start_the_policy_is_the_reference(make_task):
+    task = make_task(**LAKE)
+    scores = task.evaluate()
+    assert abs(scores["kl_from_start"]) < 1e-6
+    assert scores["entropy"] > 0.5
+    for n in range(3):
+        task.train_step(seeds(8, first=8 * n))
+    assert task.evaluate()["kl_from_start"] > 1e-3
+    assert task.evaluate() == task.evaluate()
+
+
+def test_evaluation_leaves_no_trace(make_task):
+    plain, evaluated = make_task(**LAKE), make_task(**LAKE)
+    for n in range(2):
+        plain.train_step(seeds(8, first=8 * n))
+        evaluated.train_step(seeds(8, first=8 * n))
+        evaluated.evaluate()
+    assert_equal(parameters(plain.model), parameters(evaluated.model))
+
+
+def test_state_goes_through_save_and_load(make_task):
+    first = make_task(algorithm="ppo", **COUNTING)
+    first.train_step(seeds(8))
+    second = make_task(algorithm="ppo", noise=0.0, **COUNTING)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert first.train_step(seeds(8, first=8)) == second.train_step(seeds(8, first=8))
+
+
+@pytest.mark.parametrize(("algorithm", "steps"), [("reinforce", 100), ("ppo", 30)])
+def test_it_learns(make_task, algorithm, steps, config):
+    """Two letters, one to copy: from below chance to almost always."""
+    optim = dataclasses.replace(config.optim, lr=1e-2, schedule="linear")
+    task = make_task(noise=0.0, algorithm=algorithm, env_kwargs={"length": 1, "alphabet": "ab"}, optim=optim)
+    before = task.evaluate()["return"]
+    for n in range(steps):
+        task.model.follow(n, steps)
+        task.train_step(seeds(32, first=32 * n))
+    assert before < 0.3
+    assert task.evaluate()["return"] > 0.95
