@@ -73,9 +73,13 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     # Before the heavy imports: a stop signal in those seconds must end the process with its proper code too.
-    signals.install()
+    with signals.installed():
+        return _run(sys.argv[1:] if argv is None else list(argv))
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        return _dispatch(sys.argv[1:] if argv is None else list(argv))
+        return _dispatch(arguments)
     except SystemExit as stop:
         if isinstance(stop.code, str):
             return _fail(stop.code, 1)

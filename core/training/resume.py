@@ -18,7 +18,16 @@ FREE_FIELDS = frozenset(
 )
 """Fields of the config that may differ on resume. `Runtime.from_config` compares what the runtime's fields come to."""
 CHECKPOINTS_NAME = "checkpoints"
-_RUN_PARTS = ("config.json", "metrics.jsonl", "eval.json", "report.html", "samples", "tensorboard", "tokenizer", CHECKPOINTS_NAME)
+_RUN_PARTS = (
+    "config.json",
+    "metrics.jsonl",
+    "eval.json",
+    "report.html",
+    "samples",
+    "tensorboard",
+    "tokenizer",
+    CHECKPOINTS_NAME,
+)
 
 
 def prepare_directory(out: Path) -> None:

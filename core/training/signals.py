@@ -51,6 +51,18 @@ def install() -> StopFlag:
 
 
 @contextmanager
+def installed() -> Iterator[None]:
+    """`install` for the length of a block; afterwards the previous handlers are back."""
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    install()
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def watch() -> Iterator[StopFlag]:
     """Within the block stop signals set the yielded flag; afterwards the previous handlers are back.
 
