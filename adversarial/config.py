@@ -107,6 +107,8 @@ class GANConfig(RunConfig):
         for name in ("optim", "mle", "discriminator"):
             accumulate = getattr(self, name).accumulate
             _require(accumulate == 1, f"{name}.accumulate must be 1 for a GAN, got {accumulate}: lower batch_size")
+            # An average over both phases would mix two objectives.
+            _require(getattr(self, name).ema_decay == 0, f"{name}.ema_decay must be 0 for a GAN")
 
     @property
     def mle_steps(self) -> int:

@@ -48,7 +48,10 @@ def test_chinese_is_read_like_english(tmp_path: Path) -> None:
         ("\n \n\t\n", "has no text"),
         ("only this line\n", "only one line of its own .*only this line"),
         ("word\nword\nword\n", "only one line of its own"),
-        ("a b c d e f g h\n" * 3 + "a\nb\n", r"3 of the 5 lines .* longer than max_tokens 6 \(the longest has 9 tokens"),
+        (
+            "a b c d e f g h\n" * 3 + "a\nb\n",
+            r"3 of the 5 lines .* longer than max_tokens 6 \(the longest has 9 tokens",
+        ),
         ("a\n" + "b " * 9, "1 of the 2 lines"),
     ],
 )
