@@ -11,7 +11,7 @@ from core.nn.lstm import LSTM
 
 
 class Discriminator(nn.Module):
-    """logit = sum over the tokens of <A h_t, e_t>, with h_t the state that has read the tokens before t.
+    """logit = sum over the tokens of <A h_t, e_t> / sqrt(D), with h_t the state that has read the tokens before t.
 
     The best discriminator is the log-ratio log p_real(x) - log p_generated(x), which is such a sum over tokens given
     their left context. So the body is a causal language model (a copy of the generator after MLE: features that know
@@ -63,7 +63,8 @@ class Discriminator(nn.Module):
         """
         begin_B1D = embedding_table(self.body)[self.bos_id].expand(len(embeddings_BTD), 1, -1)
         states_BTC = self.body(embeddings_BTD=torch.cat((begin_B1D, embeddings_BTD[:, :-1]), dim=1))
-        terms_BTD = self.judge(states_BTC) * embeddings_BTD / self.unit * mask_BT.unsqueeze(-1)
+        scale = self.unit * embeddings_BTD.shape[-1] ** 0.5
+        terms_BTD = self.judge(states_BTC) * embeddings_BTD / scale * mask_BT.unsqueeze(-1)
         features_BD = terms_BTD.sum(1)
         return features_BD.sum(1), features_BD
 

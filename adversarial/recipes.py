@@ -1,18 +1,21 @@
 """Runs that are known to work. A recipe returns a config; `trillium list` shows what its docstring says."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from adversarial.config import GANConfig
 
 
-def gan() -> GANConfig:
+def gan(**changes: Any) -> GANConfig:
     """A text GAN: MLE, then a discriminator, on sentences of a small grammar or on your own file (`--text FILE`).
 
     Command: trillium train adversarial:gan
-    Runtime: TO MEASURE
-    Expected: TO MEASURE
+    Runtime: 40 seconds on one CPU core
+    Expected: sentences that the grammar allows 0.79 (after MLE alone 0.67), held-out NLL 1.83 nats a word (entropy 1.80)
     """
-    return GANConfig(
+    config = GANConfig(
         out=Path("runs/gan"),
         threads=1,  # networks this small only lose time when they are split over threads
     )
+    return dataclasses.replace(config, **changes)

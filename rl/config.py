@@ -44,8 +44,9 @@ class PolicyConfig(RunConfig):
     episodes off: else going round in circles is worth as much as arriving."""
     entropy_coef: float = 0.01
     """Weight of the entropy bonus, in nats a token; it follows the schedule of the learning rate."""
-    normalize_advantages: bool = True
-    """Shift and scale the advantages of a step to mean 0 and standard deviation 1."""
+    normalize_advantages: bool = False
+    """Shift and scale the advantages of a step to mean 0 and standard deviation 1. Helps where every episode is
+    rewarded more or less; where rewards are rare it blows up the critic's noise in steps without any."""
     baseline: Literal["leave_one_out", "none"] = "leave_one_out"
     """REINFORCE: subtract the mean return of the other episodes of the step."""
     gae_lambda: float = 0.95
