@@ -3,7 +3,7 @@
 Shape suffixes: B = sequences, T = positions, D = embedding width, F = discriminator features.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,9 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.backends import cudnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-Verdict = tuple[Tensor, Tensor]
-"""What a discriminator says: logit_B (above 0 means real) and features_BF."""
 
 
 def discriminator_loss(real_B: Tensor, fake_B: Tensor) -> Tensor:
@@ -65,16 +62,16 @@ def feature_matching(real_BF: Tensor, fake_BF: Tensor) -> Tensor:
     return (real_BF.detach().mean(0) - fake_BF.mean(0)).square().mean()
 
 
-def gradient_penalty(judge: Callable[[Tensor, Tensor], Verdict], inputs_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+def gradient_penalty(logit_B: Tensor, inputs_BTD: Tensor) -> Tensor:
     """Zero-centred gradient penalty: mean_b sum_td (d logit_b / d input_btd)^2, differentiable a second time.
 
     On real sequences it is R1: the discriminator has no slope where the data are, so it cannot keep pushing a
     generator that has arrived. Multiply by gamma / 2.
 
     Args:
-        judge: discriminator on embedded sequences and their mask.
-        inputs_BTD: embedded sequences. The penalty also moves what produced them, such as the embedding table.
-        mask_BT: True where a token stands; padding must not change the logit, and so adds nothing.
+        logit_B: the discriminator's logits, computed within `twice_differentiable`.
+        inputs_BTD: the embedded sequences that they were computed from, with gradient: of a leaf, or of an embedding
+            table, which the penalty then moves too.
 
     Returns:
         Scalar, with gradient to the discriminator's parameters.
@@ -82,11 +79,8 @@ def gradient_penalty(judge: Callable[[Tensor, Tensor], Verdict], inputs_BTD: Ten
     References:
         Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", arXiv:1801.04406 (R1).
     """
-    if not inputs_BTD.requires_grad:
-        inputs_BTD = inputs_BTD.detach().requires_grad_()
-    with torch.enable_grad(), twice_differentiable():
-        logit_B, _ = judge(inputs_BTD, mask_BT)
-        (slope_BTD,) = torch.autograd.grad(logit_B.sum(), inputs_BTD, create_graph=True)
+    # The logit of a row depends on that row alone, so one backward pass gives the slope of each.
+    (slope_BTD,) = torch.autograd.grad(logit_B.sum(), inputs_BTD, create_graph=True)
     return slope_BTD.square().sum((1, 2)).mean()
 
 

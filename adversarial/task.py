@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from adversarial.config import GANConfig
 from adversarial.discriminator import Discriminator
 from adversarial.generator import Generator, Sentences, next_token_logits, sample_sentences, straight_through
-from adversarial.losses import discriminator_loss, feature_matching, generator_loss, gradient_penalty
+from adversarial.losses import (
+    discriminator_loss,
+    feature_matching,
+    generator_loss,
+    gradient_penalty,
+    twice_differentiable,
+)
 from core.losses import cross_entropy_sum, masked_mean
 from core.text.tokenizer import Tokenizer
 from core.training.runtime import Runtime
@@ -120,11 +126,12 @@ class GanTask:
     def _discriminator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
         judge: Any = self.discriminator.module
         with self.runtime.autocast():
-            embedded_BTD = judge.embed(real.tokens_BT)
-            real_B, _ = judge(embedded_BTD, real.mask_BT)
             fake_B, _ = judge(judge.embed(fake.tokens_BT), fake.mask_BT)
-            # In units of the embeddings' scale, which the optimiser could otherwise change to dodge the penalty.
-            penalty = gradient_penalty(judge, embedded_BTD, real.mask_BT) * judge.unit.square()
+            embedded_BTD = judge.embed(real.tokens_BT)
+            with twice_differentiable():
+                real_B, _ = judge(embedded_BTD, real.mask_BT)
+            # In units of the embeddings' scale at the start, or the penalty would depend on how they were made.
+            penalty = gradient_penalty(real_B, embedded_BTD) * judge.unit.square()
         loss = discriminator_loss(real_B, fake_B)
         report = self.discriminator.step(loss + self.config.penalty / 2 * penalty)
         return {

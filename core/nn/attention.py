@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Above this many keys the T x S score matrix costs more memory traffic than the tiled kernel costs in overhead.
-# Measured on two CPU cores (benchmarks/RESULTS.md, attention): bmm wins up to about 512 keys.
+# Measured on two CPU cores (benchmarks/RESULTS.md): bmm wins in bf16 up to about 512 keys; in fp32 it depends.
 MAX_BMM_KEYS = 512
 
 

@@ -14,7 +14,7 @@ from adversarial.generator import (
     sample_sentences,
     straight_through,
 )
-from adversarial.losses import gradient_penalty
+from adversarial.losses import gradient_penalty, twice_differentiable
 from core.config import ModelConfig
 from core.generate import generate
 from core.losses import token_logprobs
@@ -114,7 +114,9 @@ def test_one_hot_vectors_are_judged_like_their_tokens_and_features_add_up(judge:
 def test_padding_changes_no_verdict_and_no_penalty(judge: Discriminator) -> None:
     def all_of(sentences: Sentences) -> tuple[Tensor, Tensor]:
         embedded = judge.embed(sentences.tokens_BT)
-        return judge(embedded, sentences.mask_BT)[0], gradient_penalty(judge, embedded, sentences.mask_BT)
+        with twice_differentiable():
+            logits, _ = judge(embedded, sentences.mask_BT)
+        return logits, gradient_penalty(logits, embedded)
 
     logits, penalty = all_of(batch())
     longer_logits, longer_penalty = all_of(batch().padded(9))
@@ -135,7 +137,10 @@ def test_the_verdict_is_linear_in_the_last_token(judge: Discriminator) -> None:
 
 def test_the_penalty_reaches_body_head_and_embeddings(judge: Discriminator) -> None:
     sentences = batch()
-    gradient_penalty(judge, judge.embed(sentences.tokens_BT), sentences.mask_BT).backward()
+    embedded = judge.embed(sentences.tokens_BT)
+    with twice_differentiable():
+        logits, _ = judge(embedded, sentences.mask_BT)
+    gradient_penalty(logits, embedded).backward()
     reached = {name for name, p in judge.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert "judge.weight" in reached
     assert any("embed_tokens" in name for name in reached)

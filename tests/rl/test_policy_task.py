@@ -31,7 +31,9 @@ def assert_equal(left, right, **tolerance):
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
 @pytest.mark.parametrize("game", [{}, LAKE, COUNTING])
 def test_at_the_first_update_the_policy_is_the_one_that_played(make_task, game, algorithm):
-    metrics = make_task(algorithm=algorithm, epochs=1, temperature=0.7, **game).train_step(seeds(8))
+    metrics = make_task(algorithm=algorithm, epochs=1, temperature=0.7, normalize_advantages=True, **game).train_step(
+        seeds(8)
+    )
     assert metrics["ratio/first_error"] <= 1e-5
     assert abs(metrics["ratio"] - 1) <= 1e-5
     assert metrics["kl"] <= 1e-9
@@ -227,7 +229,13 @@ def test_state_goes_through_save_and_load(make_task):
 def test_it_learns(make_task, algorithm, steps, config):
     """Two letters, one to copy: from below chance to almost always."""
     optim = dataclasses.replace(config.optim, lr=1e-2, schedule="linear")
-    task = make_task(noise=0.0, algorithm=algorithm, env_kwargs={"length": 1, "alphabet": "ab"}, optim=optim)
+    task = make_task(
+        noise=0.0,
+        algorithm=algorithm,
+        env_kwargs={"length": 1, "alphabet": "ab"},
+        optim=optim,
+        normalize_advantages=True,
+    )
     before = task.evaluate()["return"]
     for n in range(steps):
         task.model.follow(n, steps)
