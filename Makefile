@@ -33,8 +33,13 @@ check: $(INSTALLED) ## style, types, imports, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-bench: $(INSTALLED) ## run the benchmarks behind benchmarks/RESULTS.md (long)
-	@for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: $(INSTALLED) ## run the benchmarks behind benchmarks/RESULTS.md (long); TEXT=FILE adds tinyshakespeare
+	$(BIN)/python benchmarks/training_speed.py small
+	$(BIN)/python benchmarks/training_speed.py large
+	$(BIN)/python benchmarks/generation_speed.py
+	$(BIN)/python benchmarks/generation_speed.py --batch 1
+	$(BIN)/python benchmarks/smollm2_parity.py
+	@test -z "$(TEXT)" || $(BIN)/python benchmarks/shakespeare.py "$(TEXT)"
 
 soak: $(INSTALLED) ## run the long tests
 	$(BIN)/python -m pytest -m soak
