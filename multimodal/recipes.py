@@ -16,6 +16,9 @@ def twemoji(**changes: Any) -> CaptioningConfig:
     Command: trillium train multimodal:twemoji
     Runtime: 5 minutes on two CPU cores
     Expected: split C exact match 0.93, BLEU-4 0.97, CIDEr-D 9.6 (perfect captions: 9.99)
+
+    The nearest training picture's caption has 0, 0.53 and 6.1 there. The other splits, with as many steps: A 0.62,
+    0.93 and 6.1; B, whose emoji were never seen, 0.30, 0.74 and 4.1.
     """
     config = CaptioningConfig(
         out=Path("runs/twemoji"),
