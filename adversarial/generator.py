@@ -94,11 +94,12 @@ def straight_through(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float =
 
     The tokens are sampled first, without gradient and with a cache; their logits then come from one pass over the
     finished sentences. So the forward value is an exact sample and the cost does not grow with the number of positions.
-    What is left out: a token's influence on the distributions of the tokens after it. (Differentiating through the
-    sampling itself would include that, but through T steps of a biased estimator; measured here it cost 1.4 times the
-    time, gave gradients up to 50 times as large, and diverged sooner.) For a discriminator whose logit is linear in
-    y_t, as ours is, sum_v p_v * d logit / d y_tv has exactly the gradient of the expected logit at position t, so
-    Gumbel noise in the backward pass, which relaxes the same expectation, would only add variance.
+    What is left out: a token's influence on the distributions of the tokens after it. Differentiating through the
+    sampling itself would include it, but through T steps of a biased estimator: tried here without the MLE term, that
+    took 1.35 times the CPU time for forward and backward pass (batch 64, 18 positions), and after 50 steps the held-out
+    nll had risen from 1.95 to 3.43, against 2.73 this way. For a discriminator whose logit is linear in y_t given the
+    tokens before, as ours is in its direct term, sum_v p_v * d logit / d y_tv has exactly the gradient of the expected
+    term, so Gumbel noise in the backward pass, which relaxes the same expectation, would only add variance.
 
     Args:
         logits_BTV: of each token given those before it, with gradient.
