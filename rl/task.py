@@ -134,11 +134,12 @@ class PolicyTask:
             if 0 < self.algorithm.target_kl < measured["kl"]:
                 break
         played = means.result()
-        return {
+        return {  # what matters most first: the report shows the curves in this order
+            "return": played["return"],
+            **self.bounds(played["return"]),
+            **played,
             **{name: sum(values) / len(values) for name, values in logged.items()},
             "updates": float(len(logged["loss"])),
-            **played,
-            **self.bounds(played["return"]),
             "noop_updates": float(self.noop_updates),
             "tokens": float(rollout.mask_NT.sum()),
         }
