@@ -89,10 +89,7 @@ def _attend_bmm(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias: Tensor | N
     k_XSK, v_XSK = k_BGSK.flatten(0, 1), v_BGSK.flatten(0, 1)
     # The scale goes onto the queries: T x K numbers instead of T x S.
     q_XNK = (q_BHTK * head_width**-0.5).reshape(len(k_XSK), ratio * num_queries, head_width)
-    if q_XNK.shape[1] == 1 and q_XNK.dtype == torch.bfloat16:
-        # One query a row, as in decoding: oneDNN's bf16 kernel is twice as fast with the long side in front.
-        scores_XNS = torch.bmm(k_XSK, q_XNK.transpose(1, 2)).transpose(1, 2)
-    elif bias is not None and bias.dim() == 2:
+    if bias is not None and bias.dim() == 2:
         tiled = bias.repeat(ratio, 1) if ratio > 1 else bias
         scores_XNS = torch.baddbmm(tiled.to(q_XNK.dtype), q_XNK, k_XSK.transpose(1, 2))
         bias = None
@@ -105,3 +102,20 @@ def _attend_bmm(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias: Tensor | N
     if dropout:
         weights_XNS = F.dropout(weights_XNS, dropout)
     return torch.bmm(weights_XNS.to(v_XSK.dtype), v_XSK).view(batch, heads, num_queries, head_width)
+
+
+def attend_one(q_BH1K: Tensor, k_BGPK: Tensor, v_BGPK: Tensor, num_keys: int, bias: Tensor | None) -> Tensor:
+    """`attend` of one query a row to the first `num_keys` of P stored positions, the rest of which hold zeros.
+
+    oneDNN's bf16 products copy a slice of the positions before they read it, so this one reads all of them.
+    """
+    batch, heads, _, head_width = q_BH1K.shape
+    num_stored = k_BGPK.shape[2]
+    k_XPK, v_XPK = k_BGPK.flatten(0, 1), v_BGPK.flatten(0, 1)
+    q_XNK = (q_BH1K * head_width**-0.5).view(len(k_XPK), -1, head_width)
+    # With the long side in front the product is twice as fast.
+    scores_XNS = torch.bmm(k_XPK, q_XNK.transpose(1, 2)).transpose(1, 2)[..., :num_keys]
+    if bias is not None:
+        scores_XNS = (scores_XNS.unflatten(0, (batch, -1)) + bias).flatten(0, 1)
+    weights_XNP = F.pad(torch.softmax(scores_XNS, dim=-1), (0, num_stored - num_keys))
+    return torch.bmm(weights_XNP, v_XPK).view(batch, heads, 1, head_width)

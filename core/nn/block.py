@@ -4,14 +4,12 @@ Shape suffixes: B = batch, T = positions, D = model width, H = query heads, G = 
 M = memory positions.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig
-from core.nn.attention import additive, attend, compute_dtype
+from core.nn.attention import additive, attend
 from core.nn.cache import KVCache
 from core.nn.rotary import rotate
 
@@ -41,30 +39,6 @@ def build_norm(config: ModelConfig) -> nn.Module:
     return RMSNorm(config.width, eps=config.norm_eps)
 
 
-class JointProjection:
-    """Several linear layers of one input as a single matrix product, for decoding.
-
-    A decoding step multiplies few rows, so the number of products counts, not their size. The joined weights are a
-    copy: made when decoding starts and dropped when it ends, so that training never sees them.
-    """
-
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        weights = [layer.weight for layer in layers]
-        self.sizes = [len(weight) for weight in weights]
-        self.weight = torch.cat([weight.detach() for weight in weights]).to(compute_dtype(weights[0]))
-        biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-        self.bias = torch.cat([bias.detach() for bias in biases]).to(self.weight.dtype) if biases else None
-
-    def __call__(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
-        """What each layer gives, in their order."""
-        return F.linear(x_BTD.to(self.weight.dtype), self.weight, self.bias).split(self.sizes, dim=-1)
-
-
-def joint_projection(*layers: nn.Linear) -> JointProjection | None:
-    """The joined layers; None where one is not a plain linear layer, as with adapters."""
-    return JointProjection(layers) if all(type(layer) is nn.Linear for layer in layers) else None
-
-
 class SelfAttention(nn.Module):
     """Causal self-attention with grouped key-value heads, rotary positions and norms on queries and keys.
 
@@ -86,16 +60,14 @@ class SelfAttention(nn.Module):
             self.q_norm = RMSNorm(config.head_width, eps=config.norm_eps)
             self.k_norm = RMSNorm(config.head_width, eps=config.norm_eps)
         self.qk_norm = config.qk_norm
-        self.joint: JointProjection | None = None
 
     def forward(
         self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None, bias: Tensor | None, cache: KVCache | None
     ) -> Tensor:
         batch, length, _ = x_BTD.shape
-        q, k, v = self.joint(x_BTD) if self.joint else (self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD))
-        q_BTHK = q.view(batch, length, -1, self.head_width)
-        k_BTGK = k.view(batch, length, -1, self.head_width)
-        v_BGTK = v.view(batch, length, -1, self.head_width).transpose(1, 2)
+        q_BTHK = self.q_proj(x_BTD).view(batch, length, -1, self.head_width)
+        k_BTGK = self.k_proj(x_BTD).view(batch, length, -1, self.head_width)
+        v_BGTK = self.v_proj(x_BTD).view(batch, length, -1, self.head_width).transpose(1, 2)
         if self.qk_norm:
             q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
         q_BHTK, k_BGTK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2)
@@ -165,12 +137,10 @@ class MLP(nn.Module):
             self.gate_proj = nn.Linear(config.width, config.hidden, bias=config.bias)
         self.up_proj = nn.Linear(config.width, config.hidden, bias=config.bias)
         self.down_proj = nn.Linear(config.hidden, config.width, bias=config.bias)
-        self.joint: JointProjection | None = None
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.activation == "swiglu":
-            gate, up = self.joint(x_BTD) if self.joint else (self.gate_proj(x_BTD), self.up_proj(x_BTD))
-            return self.down_proj(F.silu(gate) * up)
+            return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         approximate = "tanh" if self.activation == "gelu_tanh" else "none"
         return self.down_proj(F.gelu(self.up_proj(x_BTD), approximate=approximate))
 
@@ -202,13 +172,6 @@ class Block(nn.Module):
         if self.cross_attn is not None:
             x_BTD = x_BTD + self.cross_attn(x_BTD, cache, memory_BMD, memory_mask_BM)
         return x_BTD + self._drop(self.mlp(self.post_attention_layernorm(x_BTD)))
-
-    def join_projections(self, joined: bool) -> None:
-        """Make or drop the joined copies of the projections; see `JointProjection`."""
-        attention, mlp = self.self_attn, self.mlp
-        attention.joint = joint_projection(attention.q_proj, attention.k_proj, attention.v_proj) if joined else None
-        if mlp.activation == "swiglu":
-            mlp.joint = joint_projection(mlp.gate_proj, mlp.up_proj) if joined else None
 
     def _drop(self, x_BTD: Tensor) -> Tensor:
         return F.dropout(x_BTD, self.dropout, self.training) if self.dropout else x_BTD

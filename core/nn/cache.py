@@ -1,4 +1,4 @@
-"""The key-value cache of a Transformer: preallocated, and written in place.
+"""The key-value cache of a Transformer, written in place.
 
 Shape suffixes: B = batch, G = key-value heads, T = new positions, S = cached positions, K = head width,
 M = memory positions.
@@ -7,11 +7,17 @@ M = memory positions.
 import torch
 from torch import Tensor
 
-from core.nn.attention import attend
+from core.nn.attention import attend, attend_one
+
+GROWTH = 32
+"""Positions that a CPU's cache grows by: few enough to waste little, enough that copying the old ones is seldom."""
 
 
 class KVCache:
-    """Keys and values of the positions read so far, for every layer, as (B, G, S, K)."""
+    """Keys and values of the positions read so far, for every layer, as (B, G, S, K).
+
+    Accelerators get their memory at once; on a CPU it grows, and positions not written yet hold zeros.
+    """
 
     def __init__(
         self,
@@ -31,7 +37,7 @@ class KVCache:
         """bool (B, capacity); True = a real token. None while no row has padding."""
         self.next_position_B = torch.zeros(batch, dtype=torch.long, device=device)
         """Position index that the next token of each row gets."""
-        shape = (batch, kv_heads, capacity, head_width)
+        shape = (batch, kv_heads, 0 if device.type == "cpu" else capacity, head_width)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.memory: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
@@ -43,14 +49,25 @@ class KVCache:
         return len(self.next_position_B)
 
     def attend(self, layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, bias: Tensor | None) -> Tensor:
-        """Store the new keys and values of one layer, then attend to everything stored. Returns attended_BHTK."""
+        """Store the new keys and values of one layer, then attend to everything stored.
+
+        Returns:
+            attended_BHTK.
+        """
         start, stop = self.length, self.length + k_BGTK.shape[2]
         if stop > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions, {stop} are needed: make it larger")
+        if stop > self.keys[layer].shape[2]:
+            self.keys[layer] = _grown(self.keys[layer], start, stop)
+            self.values[layer] = _grown(self.values[layer], start, stop)
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, start:stop] = k_BGTK
         values[:, :, start:stop] = v_BGTK
-        return attend(q_BHTK.to(keys.dtype), keys[:, :, :stop], values[:, :, :stop], bias)
+        if start == 0:
+            return attend(q_BHTK, k_BGTK, v_BGTK, bias)
+        if stop == start + 1 and keys.device.type == "cpu" and keys.dtype == torch.bfloat16:
+            return attend_one(q_BHTK, keys, values, stop, bias)
+        return attend(q_BHTK.to(keys.dtype), keys[:, :, :stop], values[:, :, :stop], bias).to(q_BHTK.dtype)
 
     def advance(self, num_new: int, key_mask_BT: Tensor | None) -> None:
         """Count the positions that every layer has stored; `key_mask_BT` False marks padding among them."""
@@ -69,7 +86,7 @@ class KVCache:
         live = self.length
 
         def pick(tensor: Tensor) -> Tensor:
-            out = tensor.new_empty(len(rows), *tensor.shape[1:])
+            out = tensor.new_zeros(len(rows), *tensor.shape[1:])
             out[:, :, :live] = tensor[:, :, :live].index_select(0, rows)
             return out
 
@@ -87,3 +104,11 @@ class KVCache:
         """Make `times` copies of every row, side by side: one prefill serves all samples of a prompt."""
         if times > 1:
             self.select(torch.arange(self.batch, device=self.next_position_B.device).repeat_interleave(times))
+
+
+def _grown(stored: Tensor, used: int, needed: int) -> Tensor:
+    """A copy of the first `used` positions with room for at least `needed`."""
+    batch, heads, _, width = stored.shape
+    larger = stored.new_zeros(batch, heads, -(-needed // GROWTH) * GROWTH, width)
+    larger[:, :, :used] = stored[:, :, :used]
+    return larger

@@ -53,13 +53,17 @@ class LoRALinear(nn.Linear):
         inner = F.dropout(x, self.dropout, self.training) if self.dropout else x
         return super().forward(x) + F.linear(F.linear(inner, self.lora_A), self.lora_B) * self.scaling
 
+    def merged_weight(self) -> Tensor:
+        """W + (alpha / R) B A."""
+        return self.weight + (self.lora_B @ self.lora_A) * self.scaling
+
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """A plain layer with weight W + (alpha / R) B A; it takes over the weight's storage."""
         plain = nn.Linear(1, 1)
         plain.in_features, plain.out_features = self.in_features, self.out_features
         plain.weight, plain.bias = self.weight, self.bias
-        plain.weight += (self.lora_B @ self.lora_A) * self.scaling
+        plain.weight.copy_(self.merged_weight())
         return plain.train(self.training)
 
 

@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def rotary_table(num_positions: int, head_width: int, theta: float, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
-    """cos_TK and sin_TK in float32 on the CPU for positions 0 … num_positions - 1.
+    """cos_TK and sin_TK in float32 on the CPU for positions 0 … num_positions - 1, as `rotate` takes them.
+
+    The first half of the sines is negative, because that is how they enter the rotation.
 
     Args:
         num_positions: length of the table.
@@ -23,11 +25,11 @@ def rotary_table(num_positions: int, head_width: int, theta: float, scaling: flo
     # On the CPU whatever the default device: every device then sees the same bits, and `meta` keeps the values.
     inverse = 1.0 / theta ** (torch.arange(0, head_width, 2, device="cpu").float() / head_width)
     angles = torch.outer(torch.arange(num_positions, device="cpu").float(), inverse / scaling)
-    both = torch.cat((angles, angles), dim=-1)
-    return both.cos(), both.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x_i, x_{i + K/2}) by the angle of its position; cos and sin broadcast over heads."""
     first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cos + torch.cat((-second, first), dim=-1) * sin
+    return x_BHTK * cos + torch.cat((second, first), dim=-1) * sin

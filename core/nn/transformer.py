@@ -17,6 +17,7 @@ from core.config import ModelConfig
 from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
 from core.nn.block import Block, build_norm
 from core.nn.cache import KVCache
+from core.nn.decoder import DecodingBlock, decoding_blocks
 from core.nn.rotary import rotary_table
 
 
@@ -49,6 +50,7 @@ class Transformer(nn.Module):
         self.width = config.width
         self.vocab_size = config.vocab_size
         self.gradient_checkpointing = False
+        self.decoding_blocks: list[DecodingBlock] | None = None
         self.rotary_cos_TK: Tensor
         self.rotary_sin_TK: Tensor
         self.model = Body(config)
@@ -98,14 +100,19 @@ class Transformer(nn.Module):
         return self.lm_head(hidden_BTD)
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` positions, in the dtype that the model computes in.
+        """An empty cache for `batch` rows of up to `capacity` positions.
+
+        It is in the dtype that the model computes in, but for a few rows on a CPU in float32: a bf16 product of
+        oneDNN takes 20 µs however small it is.
 
         Raises:
             ValueError: if the capacity passes `config.max_length`; so a long generation fails before it starts.
         """
         weight = self.model.embed_tokens.weight
-        dtype = dtype or compute_dtype(weight)
         c = self.config
+        if dtype is None:
+            few = weight.device.type == "cpu" and batch * c.kv_heads <= 32
+            dtype = torch.float32 if few else compute_dtype(weight)
         if capacity > c.max_length:
             raise ValueError(
                 f"prompt and new tokens take {capacity} positions, and model.max_length is {c.max_length}: "
@@ -115,19 +122,15 @@ class Transformer(nn.Module):
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Within the block, a CPU multiplies by joined copies of the projections; see `core.nn.block.JointProjection`.
+        """Within the block, calls with a cache run on rearranged copies of the weights where that is faster.
 
-        Weights must not change within it.
+        Weights must not change within it. See `core.nn.decoder`.
         """
-        joins = self.model.embed_tokens.weight.device.type == "cpu"
-        blocks = [block for block in self.model.layers if isinstance(block, Block)]
-        for block in blocks:
-            block.join_projections(joins)
+        self.decoding_blocks = decoding_blocks(self.model.layers, compute_dtype(self.model.embed_tokens.weight))
         try:
             yield
         finally:
-            for block in blocks:
-                block.join_projections(False)
+            self.decoding_blocks = None
 
     def forward(
         self,
@@ -170,6 +173,7 @@ class Transformer(nn.Module):
         x_BTD = self.embed(tokens_BT) if tokens_BT is not None else embeddings_BTD
         assert x_BTD is not None
         num_new = x_BTD.shape[1]
+        rearranged = self.decoding_blocks if cache is not None else None
         positions = self._positions(x_BTD, key_mask_BS, documents_BT, positions_BT, cache)
         bias = self._bias(x_BTD, key_mask_BS, prefix_B, documents_BT, cache)
         rotary: tuple[Tensor, Tensor] | None = None
@@ -183,7 +187,7 @@ class Transformer(nn.Module):
             rotary = cos.to(dtype), sin.to(dtype)
         if self.config.dropout:
             x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        for block in self.model.layers:
+        for block in rearranged or self.model.layers:
             if self.gradient_checkpointing and self.training and cache is None:
                 x_BTD = checkpoint(block, x_BTD, rotary, bias, None, memory_BMD, memory_mask_BM, use_reentrant=False)
             else:

@@ -355,7 +355,6 @@ def test_bfloat16_autocast_stays_near_float32(model):
         found = run(model, TOKENS_BT)
         cache = model.new_cache(3, 14)
         cached = run(model, TOKENS_BT, cache=cache)
-    assert cache.keys[0].dtype == torch.bfloat16
     assert (found.float() - expected).abs().mean() < 0.02
     assert (cached.float() - expected).abs().mean() < 0.02
 
