@@ -53,11 +53,11 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
 
 @contextmanager
 def decoding(model: CausalModel) -> Iterator[None]:
-    """Evaluation mode without gradient, and whatever the model prepares for decoding; undone afterwards."""
+    """Evaluation and inference mode, and whatever the model prepares for decoding; undone afterwards."""
     was_training = model.training
     model.train(False)
     try:
-        with torch.no_grad(), model.decoding() if isinstance(model, Transformer) else nullcontext():
+        with torch.inference_mode(), model.decoding() if isinstance(model, Transformer) else nullcontext():
             yield
     finally:
         model.train(was_training)
@@ -194,7 +194,8 @@ def generate(
             hidden_BD = model(chosen[:, None], cache=cache)[:, -1]
         if eos_id is not None:
             finished_B |= ((tokens_BT == eos_id) & mask_BT).any(1)
-    return Samples(tokens_BT, mask_BT, logprobs_BT, finished_B)
+    # Copies, because tensors made in inference mode can't take part in a loss.
+    return Samples(tokens_BT.clone(), mask_BT.clone(), logprobs_BT.clone(), finished_B.clone())
 
 
 def _seen(prompts: Sequence[Sequence[int]], num_samples: int, model: CausalModel, hidden_BD: Tensor) -> Tensor:

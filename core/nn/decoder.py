@@ -122,6 +122,8 @@ class DecodingBlock:
             hidden = F.gelu(up_BTN, approximate="tanh" if self.block.mlp.activation == "gelu_tanh" else "none")
         return self.down.plus(hidden, x_BTD)
 
+    __call__ = forward
+
 
 def packs_bf16() -> bool:
     """Whether this build and processor have oneDNN's bf16 product with a rearranged weight."""
