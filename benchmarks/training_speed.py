@@ -35,6 +35,7 @@ def ours(shape: dict[str, int], qk_norm: bool, compile: bool) -> Callable[[], ob
         )
     )  # fmt: skip
     runtime = Runtime.from_config(RunConfig(precision="bf16", compile="on" if compile else "off", threads=2))
+    runtime.apply()
     updater = Updater(NextTokenLoss(model), OptimConfig(), runtime, 10_000)
     updater.module.train()
     runtime.maybe_compile(updater.module)

@@ -89,15 +89,9 @@ def _attend_bmm(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias: Tensor | N
     k_XSK, v_XSK = k_BGSK.flatten(0, 1), v_BGSK.flatten(0, 1)
     # The scale goes onto the queries: T x K numbers instead of T x S.
     q_XNK = (q_BHTK * head_width**-0.5).reshape(len(k_XSK), ratio * num_queries, head_width)
-    if bias is not None and bias.dim() == 2:
-        tiled = bias.repeat(ratio, 1) if ratio > 1 else bias
-        scores_XNS = torch.baddbmm(tiled.to(q_XNK.dtype), q_XNK, k_XSK.transpose(1, 2))
-        bias = None
-    else:
-        scores_XNS = torch.bmm(q_XNK, k_XSK.transpose(1, 2))
+    scores_XNS = torch.bmm(q_XNK, k_XSK.transpose(1, 2))
     if bias is not None:
-        scores = scores_XNS.reshape(batch, heads, num_queries, num_keys) + bias.to(scores_XNS.dtype)
-        scores_XNS = scores.view(-1, ratio * num_queries, num_keys)
+        scores_XNS.view(batch, heads, num_queries, num_keys).add_(bias)
     weights_XNS = torch.softmax(scores_XNS, dim=-1)
     if dropout:
         weights_XNS = F.dropout(weights_XNS, dropout)

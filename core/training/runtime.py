@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from core.config import RunConfig
+from core.machine import keep_freed_memory
 from core.training import distributed
 
 COMPILE_PAYS_S = 60.0
@@ -123,6 +124,8 @@ class Runtime:
         """
         torch.set_num_threads(self.threads)
         torch.set_float32_matmul_precision("highest")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.deterministic:

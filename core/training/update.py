@@ -169,11 +169,9 @@ class Updater:
             total[1] += count
         distributed.all_reduce_sum(total)
         count = total[1].clamp(min=1)
-        # The processes' gradients are averaged, so the sum over them lacks a factor of their number.
         self._average_gradients()
-        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        torch._foreach_mul_(gradients, (distributed.world() / count).float())
-        return self._finish((total[0] / count).float())
+        # The processes' gradients are averaged, so the sum over them lacks a factor of their number.
+        return self._finish(total[0] / count, distributed.world() / count)
 
     def _average_gradients(self) -> None:
         """Average over the processes what DistributedDataParallel did not."""
@@ -185,16 +183,20 @@ class Updater:
                 distributed.all_reduce_sum(parameter.grad).div_(distributed.world())
         self._ddp_forward = False
 
-    def _finish(self, loss: Tensor) -> StepReport:
+    def _finish(self, loss: Tensor, factor: Tensor | None = None) -> StepReport:
+        """Check, clip and step by the accumulated gradients times `factor` (1 if absent)."""
         self._scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        loss_value, norm_value = torch.stack([loss, norm.to(loss)]).tolist()  # one wait for the GPU, not two
+        norm = torch.nn.utils.get_total_norm(gradients).to(loss)
+        factor = torch.ones_like(loss) if factor is None else factor
+        loss_value, norm_value, multiplier = torch.stack([loss, norm * factor, factor]).tolist()  # one wait for the GPU
         lr = self.lr
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             return self._refuse(loss_value, norm_value, lr)
         if self.config.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters.values(), self.config.max_grad_norm, norm)
+            multiplier *= min(1.0, self.config.max_grad_norm / (norm_value + 1e-6))
+        if multiplier != 1:
+            torch._foreach_mul_(gradients, multiplier)
         scale = self._scale()
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale
