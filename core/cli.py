@@ -54,6 +54,7 @@ BUILT_IN = {
     "train": _Built("core.commands.training:train", "PKG:RECIPE [--…]", "Train; goes on where an earlier run stopped."),
     "eval": _Built("core.commands.training:evaluate", "RUN", "Score a run's newest checkpoint."),
     "sample": _Built("core.commands.training:sample", "RUN", "Print samples of a run's model."),
+    "chat": _Built("core.commands.chat:chat", "RUN", "Talk to a run's language model."),
     "report": _Built("core.commands.show:report", "RUN…", "Write an HTML report of one or several runs."),
     "export": _Built("core.commands.weights:export", "RUN DIR", "Write a run's model as a Hugging Face folder."),
     "import": _Built("core.commands.weights:import_folder", "DIR OUT", "Read a Hugging Face folder into our layout."),

@@ -192,7 +192,7 @@ class RunConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile the model. `auto`: on CUDA, and on a CPU for runs whose time budget repays about 10 s."""
     threads: int | None = None
-    """CPU threads; `None` means one per physical core."""
+    """CPU threads; `None` means as many as torch counts cores, within the process's affinity and OMP_NUM_THREADS."""
     deterministic: bool = False
     """Use deterministic kernels on CUDA too, so that resume is exact there; some are slower."""
     log_every: int = 10

@@ -1,6 +1,7 @@
 """The one decoding loop: ragged prompts, prefix embeddings, several samples a prompt, masks, streaming.
 
-Shape suffixes: B = rows, T = positions, P = prefix positions, D = model width, V = vocabulary, M = memory positions.
+Shape suffixes: B = rows, T = positions, P = prefix positions, D = model width, V = vocabulary, M = memory positions,
+E = tokens that end a sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +114,7 @@ def generate(
     max_new_tokens: int,
     num_samples: int = 1,
     sampling: Sampling | None = None,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
     prefix_BPD: Tensor | None = None,
     prefix_mask_BP: Tensor | None = None,
     bidirectional: bool = False,
@@ -130,7 +131,7 @@ def generate(
         max_new_tokens: most tokens to generate per sample, end-of-sequence counted.
         num_samples: samples per prompt; the result has prompt 0's samples first.
         sampling: temperature and truncation; by default the model's own distribution at temperature 1.
-        eos_id: the token that ends a sample; None generates `max_new_tokens` everywhere.
+        eos_id: the token, or tokens, that end a sample; None generates `max_new_tokens` everywhere.
         prefix_BPD: embeddings that stand before each prompt, one row a prompt.
         prefix_mask_BP: bool, True = a real prefix position.
         bidirectional: prefix and prompt see each other in both directions (prefix language model).
@@ -147,6 +148,7 @@ def generate(
     if max_new_tokens < 1 or num_samples < 1:
         raise ValueError(f"max_new_tokens and num_samples must be >= 1, got {max_new_tokens} and {num_samples}")
     total = len(prompts) * num_samples
+    stops = [eos_id] if isinstance(eos_id, int) else list(eos_id or ())
     if isinstance(generator, Sequence) and len(generator) != total:
         raise ValueError(f"give one generator per row ({total}), got {len(generator)}")
     with decoding(model):
@@ -162,6 +164,7 @@ def generate(
         logprobs_BT = torch.zeros(total, max_new_tokens, device=device)
         finished_B = torch.zeros(total, dtype=torch.bool, device=device)
         rows = torch.arange(total, device=device)
+        stops_E = torch.tensor(stops, dtype=torch.long, device=device)
         seen = _seen(prompts, num_samples, model, hidden_BD) if sampling.repetition_penalty != 1 else None
         for step in range(max_new_tokens):
             if token_mask is None or isinstance(token_mask, Tensor):
@@ -183,8 +186,8 @@ def generate(
                 on_token(rows.tolist(), chosen.tolist())
             if step + 1 == max_new_tokens:
                 break
-            ends = chosen == eos_id if eos_id is not None else torch.zeros_like(chosen, dtype=torch.bool)
-            if bool(ends.any()):
+            ends = (chosen[:, None] == stops_E).any(-1)
+            if stops and bool(ends.any()):
                 stay = (~ends).nonzero().squeeze(-1)
                 finished_B[rows[ends]] = True
                 if len(stay) == 0:
@@ -192,8 +195,7 @@ def generate(
                 rows, chosen = rows[stay], chosen[stay]
                 cache.select(stay)
             hidden_BD = model(chosen[:, None], cache=cache)[:, -1]
-        if eos_id is not None:
-            finished_B |= ((tokens_BT == eos_id) & mask_BT).any(1)
+        finished_B |= ((tokens_BT[..., None] == stops_E).any(-1) & mask_BT).any(1)
     # Copies, because tensors made in inference mode can't take part in a loss.
     return Samples(tokens_BT.clone(), mask_BT.clone(), logprobs_BT.clone(), finished_B.clone())
 

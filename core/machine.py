@@ -53,5 +53,6 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError, TypeError):
         return  # another C library, another system
     trim_threshold, mmap_threshold = -1, -3  # numbers from glibc's malloc.h
-    mallopt(mmap_threshold, 2**30)
-    mallopt(trim_threshold, 2**31 - 1)
+    # Older versions take no more than 32 MiB. One of the two must succeed first: any trim threshold freezes the other.
+    if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
+        mallopt(trim_threshold, 2**31 - 1)

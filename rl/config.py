@@ -30,7 +30,7 @@ class PolicyConfig(RunConfig):
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
     """Sizes of fresh networks. The vocabulary comes from the environment's character sets."""
     init_from: Path | None = None
-    """Hugging Face folder to start policy and critic from, with its tokenizer, instead of fresh weights."""
+    """Hugging Face folder, .gguf file or run to start policy and critic from, with its tokenizer."""
     context: Literal["observation", "history"] = "observation"
     """What the policy reads at each turn: the last observation, or all of the episode so far."""
     mask_illegal: bool = True

@@ -36,9 +36,9 @@ def build_networks(
     """
     spaces = text_spaces(env)
     if config.init_from is not None:
-        from core.pretrained.huggingface import from_hf
+        from core.pretrained.interchange import load_model
 
-        model, tokenizer = from_hf(config.init_from)
+        model, tokenizer = load_model(config.init_from)
         if tokenizer is None:
             raise ValueError(f"{config.init_from} has no tokenizer.json: a policy needs one to read and write text")
         interface = TextInterface(tokenizer, *spaces, vocab_size=model.vocab_size)

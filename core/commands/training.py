@@ -1,5 +1,6 @@
 """`trillium train`, `eval` and `sample`."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -53,16 +54,23 @@ def sample(arguments: list[str]) -> int:
     parser = Parser("sample", "Print samples of the model in a run's newest checkpoint.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("-n", "--num-samples", type=positive, default=8, help="how many (default 8)")
+    parser.add_argument("--prompt", help="text that a language model goes on from")
+    parser.add_argument("--max-new-tokens", type=positive, help="most tokens that a language model adds (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
     parser.add_argument("--device", default="auto", help="`auto` or a torch device such as cpu or cuda:1")
     parser.add_argument("--json", action="store_true", help="print one JSON value a line")
     options = parser.parse_args(arguments)
     trainer = load_run(options.run, options.device)
+    wanted = {"prompt": options.prompt, "max_new_tokens": options.max_new_tokens}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    unknown = sorted(given.keys() - inspect.signature(trainer.sample).parameters.keys())
+    if unknown:
+        raise RunError(f"--{unknown[0].replace('_', '-')} is for language models: {options.run} draws its own contexts")
     from core.training.state import seed_everything
 
     trainer.task  # noqa: B018 - building the task draws random numbers, so it comes before the seed
     seed_everything(options.seed)
-    for item in trainer.sample(options.num_samples):
+    for item in trainer.sample(options.num_samples, **given):
         print(json.dumps(item, ensure_ascii=False) if options.json else _readable(item))
     return 0
 
@@ -78,6 +86,12 @@ def parse_config(name: str, config: RunConfig, arguments: list[str], description
     """
     import tyro
 
+    def given(option: str) -> bool:
+        return any(argument.split("=")[0] == option for argument in arguments)
+
+    if given("--steps") and not given("--time-budget-s"):
+        # The recipe's own time budget would override the steps that were asked for.
+        config = dataclasses.replace(config, time_budget_s=None)
     parsed = tyro.cli(
         type(config),
         default=config,

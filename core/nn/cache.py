@@ -51,8 +51,18 @@ class KVCache:
     def attend(self, layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, bias: Tensor | None) -> Tensor:
         """Store the new keys and values of one layer, then attend to everything stored.
 
+        Args:
+            layer: its index.
+            q_BHTK: queries of the new positions.
+            k_BGTK: their keys.
+            v_BGTK: their values.
+            bias: additive bias over the positions stored and new, TS or B1TS; None where all may be seen.
+
         Returns:
-            attended_BHTK.
+            attended_BHTK in the dtype of the queries.
+
+        Raises:
+            ValueError: the cache is full.
         """
         start, stop = self.length, self.length + k_BGTK.shape[2]
         if stop > self.capacity:
@@ -65,9 +75,12 @@ class KVCache:
         values[:, :, start:stop] = v_BGTK
         if start == 0:
             return attend(q_BHTK, k_BGTK, v_BGTK, bias)
+        query, bias = q_BHTK.to(keys.dtype), None if bias is None else bias.to(keys.dtype)
         if stop == start + 1 and keys.device.type == "cpu" and keys.dtype == torch.bfloat16:
-            return attend_one(q_BHTK, keys, values, stop, bias)
-        return attend(q_BHTK.to(keys.dtype), keys[:, :, :stop], values[:, :, :stop], bias).to(q_BHTK.dtype)
+            attended = attend_one(query, keys, values, stop, bias)
+        else:
+            attended = attend(query, keys[:, :, :stop], values[:, :, :stop], bias)
+        return attended.to(q_BHTK.dtype)
 
     def advance(self, num_new: int, key_mask_BT: Tensor | None) -> None:
         """Count the positions that every layer has stored; `key_mask_BT` False marks padding among them."""

@@ -51,7 +51,7 @@ class PackedLinear:
         return F.linear(x_BTD, self.weight_ND, self.bias)
 
     def plus(self, x_BTD: Tensor, other_BTN: Tensor) -> Tensor:
-        """y_BTN + other_BTN, in the wider of their dtypes."""
+        """y_BTN + other_BTN, in the wider of their dtypes: for the sum into the residual stream."""
         if self.is_packed and other_BTN.dtype == self.dtype:
             return torch.ops.mkldnn._linear_pointwise.binary(
                 x_BTD.to(self.dtype), other_BTN, self.weight_ND, self.bias, "add"
@@ -99,7 +99,7 @@ class DecodingBlock:
         memory_BMD: Tensor | None = None,
         memory_mask_BM: Tensor | None = None,
     ) -> Tensor:
-        """As `Block.forward`; the cache must be there."""
+        """As `Block.forward`, whose arguments it takes; the cache must be there."""
         assert cache is not None
         batch, length, _ = x_BTD.shape
         qkv_BTN = self.qkv(_normed(self.block.input_layernorm, x_BTD))
@@ -122,8 +122,6 @@ class DecodingBlock:
             hidden = F.gelu(up_BTN, approximate="tanh" if self.block.mlp.activation == "gelu_tanh" else "none")
         return self.down.plus(hidden, x_BTD)
 
-    __call__ = forward
-
 
 def packs_bf16() -> bool:
     """Whether this build and processor have oneDNN's bf16 product with a rearranged weight."""
@@ -131,9 +129,9 @@ def packs_bf16() -> bool:
 
 
 def scaled(x: Tensor, eps: float | None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last dimension, in float32: RMSNorm without its weight, in few operations."""
+    """x / sqrt(mean(x^2) + eps) over the last dimension, in float32 or wider: RMSNorm without its weight."""
     assert eps is not None
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return x * (norm * norm).div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
@@ -142,10 +140,12 @@ def _normed(norm: nn.Module, x_BTD: Tensor) -> Tensor:
     return scaled(x_BTD, norm.eps) if isinstance(norm, RMSNorm) else norm(x_BTD)
 
 
-def decoding_blocks(blocks: Iterable[nn.Module], dtype: torch.dtype) -> list[DecodingBlock] | None:
+@torch.no_grad()
+def rearranged(blocks: Iterable[nn.Module], dtype: torch.dtype) -> list[DecodingBlock] | None:
     """The blocks rearranged; None where that does not serve.
 
-    It does not on an accelerator, above `MAX_COPIED_BYTES`, and with layers that some other library has put in.
+    It does not on an accelerator, above `MAX_COPIED_BYTES`, with layers that some other library has put in, and with
+    adapters in bf16, where the sum of weight and update would round the update away.
     """
     blocks = list(blocks)
     parameters = [parameter for block in blocks for parameter in block.parameters()]
@@ -153,12 +153,13 @@ def decoding_blocks(blocks: Iterable[nn.Module], dtype: torch.dtype) -> list[Dec
         return None
     if sum(parameter.numel() for parameter in parameters) * dtype.itemsize > MAX_COPIED_BYTES:
         return None
-    plain = [block for block in blocks if isinstance(block, Block) and _is_plain(block)]
+    plain = [block for block in blocks if isinstance(block, Block) and _is_plain(block, dtype)]
     return [DecodingBlock(block, dtype) for block in plain] if len(plain) == len(blocks) else None
 
 
-def _is_plain(block: Block) -> bool:
-    """Whether every projection is a layer that `PackedLinear` knows how to copy."""
+def _is_plain(block: Block, dtype: torch.dtype) -> bool:
+    """Whether every projection is a layer that `PackedLinear` can copy."""
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     projections = [module for name, module in block.named_modules() if name.endswith(names)]
-    return all(type(module) in (nn.Linear, LoRALinear) for module in projections)
+    copied = (nn.Linear, LoRALinear) if dtype == torch.float32 else (nn.Linear,)
+    return all(type(module) in copied for module in projections)

@@ -5,8 +5,9 @@ H = query heads, G = key-value heads, K = head width, M = memory positions.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from core.config import ModelConfig
 from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
 from core.nn.block import Block, build_norm
 from core.nn.cache import KVCache
-from core.nn.decoder import DecodingBlock, decoding_blocks
+from core.nn.decoder import DecodingBlock, rearranged
 from core.nn.rotary import rotary_table
 
 
@@ -102,8 +103,8 @@ class Transformer(nn.Module):
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` positions.
 
-        It is in the dtype that the model computes in, but for a few rows on a CPU in float32: a bf16 product of
-        oneDNN takes 20 µs however small it is.
+        It is in the dtype that the model computes in, but for a few rows of a bf16 model on a CPU in float32: a bf16
+        product of oneDNN takes 20 µs however small it is.
 
         Raises:
             ValueError: if the capacity passes `config.max_length`; so a long generation fails before it starts.
@@ -111,7 +112,8 @@ class Transformer(nn.Module):
         weight = self.model.embed_tokens.weight
         c = self.config
         if dtype is None:
-            few = weight.device.type == "cpu" and batch * c.kv_heads <= 32
+            # Not under autocast, which would cast all of a float32 cache at every product.
+            few = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and batch * c.kv_heads <= 32
             dtype = torch.float32 if few else compute_dtype(weight)
         if capacity > c.max_length:
             raise ValueError(
@@ -124,13 +126,14 @@ class Transformer(nn.Module):
     def decoding(self) -> Iterator[None]:
         """Within the block, calls with a cache run on rearranged copies of the weights where that is faster.
 
-        Weights must not change within it. See `core.nn.decoder`.
+        The model must be in evaluation mode, and its weights must not change within the block. See `core.nn.decoder`.
         """
-        self.decoding_blocks = decoding_blocks(self.model.layers, compute_dtype(self.model.embed_tokens.weight))
+        before = self.decoding_blocks
+        self.decoding_blocks = rearranged(self.model.layers, compute_dtype(self.model.embed_tokens.weight))
         try:
             yield
         finally:
-            self.decoding_blocks = None
+            self.decoding_blocks = before
 
     def forward(
         self,
@@ -173,7 +176,7 @@ class Transformer(nn.Module):
         x_BTD = self.embed(tokens_BT) if tokens_BT is not None else embeddings_BTD
         assert x_BTD is not None
         num_new = x_BTD.shape[1]
-        rearranged = self.decoding_blocks if cache is not None else None
+        stack: Iterable[Any] = (self.decoding_blocks if cache is not None else None) or self.model.layers
         positions = self._positions(x_BTD, key_mask_BS, documents_BT, positions_BT, cache)
         bias = self._bias(x_BTD, key_mask_BS, prefix_B, documents_BT, cache)
         rotary: tuple[Tensor, Tensor] | None = None
@@ -187,7 +190,7 @@ class Transformer(nn.Module):
             rotary = cos.to(dtype), sin.to(dtype)
         if self.config.dropout:
             x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        for block in rearranged or self.model.layers:
+        for block in stack:
             if self.gradient_checkpointing and self.training and cache is None:
                 x_BTD = checkpoint(block, x_BTD, rotary, bias, None, memory_BMD, memory_mask_BM, use_reentrant=False)
             else:

@@ -110,8 +110,7 @@ def encode_chat(
     template = template or tokenizer.chat_template or CHATML
     if not allow_special:
         _refuse_special(tokenizer, messages)
-    bos, eos = (i if i is None else tokenizer.id_to_token(i) for i in (tokenizer.bos_id, tokenizer.eos_id))
-    variables = {"bos_token": bos or "", "eos_token": eos or "", **variables}
+    variables = {**_special_spellings(tokenizer), **variables}
 
     def text(count: int, prompt: bool) -> str:
         return render(messages[:count], template=template, add_generation_prompt=prompt, **variables)
@@ -131,10 +130,30 @@ def encode_chat(
         start, stop = (_prefix_length(tokenizer, part, ids, number) for part in (opening, turn))
         mask[start:stop] = [True] * (stop - start)
         # White space that a template writes after the end of the turn is not the assistant's.
-        ends = [place for place in range(start, stop) if ids[place] in _turn_ends(tokenizer)]
+        ends = [place for place in range(start, stop) if ids[place] in turn_ends(tokenizer)]
         if ends:
             mask[ends[-1] + 1 : stop] = [False] * (stop - ends[-1] - 1)
     return EncodedChat(ids, mask)
+
+
+def encode_prompt(tokenizer: HFTokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation up to the words that open the assistant's next turn, by the tokenizer's own template.
+
+    Unlike `encode_chat` it takes templates that render a turn otherwise once the conversation goes on.
+
+    Raises:
+        ChatError: malformed messages, or one that spells a special token.
+    """
+    _refuse_special(tokenizer, messages)
+    template = tokenizer.chat_template or CHATML
+    text = render(messages, template=template, add_generation_prompt=True, **_special_spellings(tokenizer))
+    return tokenizer.encode(text, special=True)
+
+
+def _special_spellings(tokenizer: HFTokenizer) -> dict[str, str]:
+    """`bos_token` and `eos_token`, which templates read."""
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    return {name: "" if i is None else tokenizer.id_to_token(i) or "" for name, i in ids.items()}
 
 
 def _prefix_length(tokenizer: HFTokenizer, text: str, ids: list[int], turn: int) -> int:
@@ -147,7 +166,8 @@ def _prefix_length(tokenizer: HFTokenizer, text: str, ids: list[int], turn: int)
     return len(prefix)
 
 
-def _turn_ends(tokenizer: HFTokenizer) -> frozenset[int]:
+def turn_ends(tokenizer: HFTokenizer) -> frozenset[int]:
+    """Ids that end a turn: what ends a text, and ChatML's end of a message."""
     end = tokenizer.token_to_id("<|im_end|>")
     return frozenset((*tokenizer.stop_ids, *(() if end is None else (end,))))
 

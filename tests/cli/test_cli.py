@@ -215,6 +215,21 @@ def test_eval_and_sample_print_what_the_trainer_gives(tmp_path, monkeypatch, cap
     assert "1.25" in capsys.readouterr().out
     assert main(["sample", str(tmp_path), "-n", "2"]) == 0
     assert capsys.readouterr().out == "sample 2\ntext: b\ntranscript:\n  agent: left\n\n"
+    assert main(["sample", str(tmp_path), "--prompt", "a"]) != 0
+    assert "--prompt is for language models" in capsys.readouterr().err
+
+
+def test_a_prompt_goes_to_a_language_model(tmp_path, monkeypatch, capsys):
+    class Loaded:
+        task = None
+
+        def sample(self, number, *, prompt="", max_new_tokens=200):
+            return [f"{prompt} {max_new_tokens}"] * number
+
+    monkeypatch.setattr("core.commands.training.load_run", lambda run, device: Loaded())
+    assert main(["sample", str(tmp_path), "-n", "1", "--prompt", "once upon", "--max-new-tokens", "5"]) == 0
+    assert main(["sample", str(tmp_path), "-n", "1"]) == 0
+    assert capsys.readouterr().out == "once upon 5\n 200\n"
 
 
 def test_export_and_import_pass_weights_through_a_hugging_face_folder(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """Decoding blocks against the blocks they copy, in every variant, dtype and cache shape."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -14,8 +16,8 @@ VARIANTS = {
     "gelu": {"activation": "gelu", "bias": True},
     "crossing": {"cross_attention_every": 2},
 }
-# float32 rounds differently; bf16 keeps 8 bits, and its errors add up over the layers.
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.02}
+# float32 rounds differently, and the norms of a float64 model compute in it; bf16 keeps 8 bits.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.02, torch.float64: 2e-6}
 
 
 def steps(model, tokens_BT, sizes, **first):
@@ -25,7 +27,7 @@ def steps(model, tokens_BT, sizes, **first):
         for size in sizes:
             parts.append(model(tokens_BT[:, start : start + size], cache=cache, **(first if start == 0 else {})))
             start += size
-    return torch.cat(parts, dim=1).float()
+    return torch.cat(parts, dim=1).double()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -68,6 +70,43 @@ def test_adapters_are_merged_into_the_copy(random_model):
         found = steps(model, tokens, [4, 1, 1, 1, 1])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert (found - plain).abs().max() > 0.1
+    with model.bfloat16().decoding():  # a bf16 sum would round small updates away
+        assert model.decoding_blocks is None
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_rows_that_leave_and_multiply_keep_their_positions(dtype, random_model):
+    model = random_model(num_kv_heads=2).to(dtype)
+    tokens = torch.randint(97, (40, 40), generator=torch.Generator().manual_seed(1))
+    rows = torch.arange(39, 0, -2).repeat_interleave(2)
+
+    def run():
+        cache = model.new_cache(40, 40)
+        with torch.no_grad():
+            model(tokens[:, :20], cache=cache)
+            model(tokens[:, 20:21], cache=cache)
+            cache.select(torch.arange(39, 0, -2))
+            cache.repeat(2)
+            after = [model(tokens[rows, t : t + 1], cache=cache) for t in range(21, 40)]
+        return torch.cat(after, dim=1).double()
+
+    expected = run()
+    with model.decoding():
+        found = run()
+    with torch.no_grad():
+        whole = model(tokens[rows])[:, 21:].double()
+    assert (found - expected).abs().mean() < TOLERANCE[dtype]
+    assert (found - whole).abs().mean() < TOLERANCE[dtype]
+
+
+def test_a_long_prompt_in_pieces_has_a_float32_cache_and_bf16_queries(random_model):
+    model = random_model(max_length=1024).bfloat16()
+    tokens = torch.randint(97, (1, 640), generator=torch.Generator().manual_seed(1))
+    whole = steps(model, tokens, [640])
+    for context in (nullcontext(), model.decoding()):
+        with context:
+            assert model.new_cache(1, 640).keys[0].dtype == torch.float32
+            assert (steps(model, tokens, [600, 30, 1, 9]) - whole).abs().mean() < 0.03
 
 
 def test_unknown_layers_and_large_models_keep_their_blocks(random_model, monkeypatch):
@@ -78,9 +117,10 @@ def test_unknown_layers_and_large_models_keep_their_blocks(random_model, monkeyp
     model.model.layers[1].mlp.up_proj = Other(64, model.config.hidden, bias=False)
     with model.decoding():
         assert model.decoding_blocks is None
+    large = random_model()
     monkeypatch.setattr(decoder, "MAX_COPIED_BYTES", 1000)
-    with random_model().decoding():
-        assert model.decoding_blocks is None
+    with large.decoding():
+        assert large.decoding_blocks is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

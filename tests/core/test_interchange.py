@@ -30,7 +30,7 @@ def train(tmp_path, name="run", **changes):
     text_file = tmp_path / "text.txt"
     text_file.write_text(TEXT)
     options = {"steps": 2, "length": 16, "batch_size": 4, "device": "cpu", "precision": "fp32", "compile": "off"}
-    config = text_recipe(text_file, budget_s=None, out=tmp_path / name, **options, **changes)
+    config = text_recipe(text_file, time_budget_s=None, out=tmp_path / name, **options, **changes)
     trainer = LanguageTrainer(config, quiet=True, report=False)
     trainer.train()
     return trainer

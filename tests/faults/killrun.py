@@ -1,6 +1,6 @@
 """Kill a training command at random moments, start it again each time, and compare it with an undisturbed run.
 
-    python tests/faults/killrun.py --kills 10 --seed 0 -- trillium train core:shakespeare --steps 200 --out {out}
+    python tests/faults/killrun.py --kills 10 --seed 0 -- trillium train rl:copy --out {out}
 
 `{out}` in the command becomes the run directory. Exit code 0 means: the final parameters, and the metrics but for
 their time fields, are the same to the bit, and nothing unfinished is left behind.
