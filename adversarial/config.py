@@ -71,7 +71,7 @@ class GANConfig(RunConfig):
     """fp32: the gradient penalty differentiates twice, and small models gain little from bf16."""
     compile: Literal["auto", "on", "off"] = "off"
     """Off: torch.compile does not differentiate twice, and the lengths change from step to step."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.9, 0.99), warmup_steps=10))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-3, betas=(0.9, 0.99), warmup_steps=10))
     """The generator's optimiser in the adversarial phase; its schedule spans that phase."""
 
     def __post_init__(self) -> None:
