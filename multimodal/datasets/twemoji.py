@@ -7,7 +7,8 @@ name (the letters of flags, drafts) and are left out. Every caption is unique.
 
 Three splits, each a hash rule, so that anyone rebuilds them and a picture never moves when others are added:
     A: 10 % of the pictures. Half of them name things that no other picture shows.
-    B: 10 % of the bases, with all their skin tones: words that were never seen.
+    B: 10 % of the bases, with all their skin tones. A third of the captions has a word that was never seen; others
+       share theirs ("woman artist" is held out, "man artist" is not).
     C: 20 % of the toned pictures of bases with at least five tones: every part was seen, the combination was not.
        This is the headline split.
 
