@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from core.config import ModelConfig, OptimConfig, RunConfig
+from core.config import ModelConfig, OptimConfig, RunConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,47 +76,42 @@ class GANConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.grammar_lines >= 1, f"grammar_lines must be >= 1, got {self.grammar_lines}")
-        _require(
+        require(self.grammar_lines >= 1, f"grammar_lines must be >= 1, got {self.grammar_lines}")
+        require(
             0 < self.held_out_fraction < 1, f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}"
         )
-        _require(self.max_tokens >= 2, f"max_tokens must be >= 2, got {self.max_tokens}")
-        _require(
+        require(self.max_tokens >= 2, f"max_tokens must be >= 2, got {self.max_tokens}")
+        require(
             self.max_tokens <= self.model.max_length,
             f"model.max_length {self.model.max_length} is too short for max_tokens {self.max_tokens}: raise it",
         )
         for name in ("min_count", "discriminator_steps"):
-            _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
-        _require(self.max_vocabulary > 4, f"max_vocabulary must be > 4, got {self.max_vocabulary}")
+            require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        require(self.max_vocabulary > 4, f"max_vocabulary must be > 4, got {self.max_vocabulary}")
         for name in ("mle_fraction", "max_long_fraction", "discriminator_warmup"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
-        _require(
+            require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
+        require(
             math.isfinite(self.temperature) and self.temperature > 0,
             f"temperature must be finite and > 0, got {self.temperature}",
         )
         for name in ("adversarial_weight", "feature_weight", "mle_weight", "penalty"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
-        _require(self.eval_samples >= 2, f"eval_samples must be >= 2, got {self.eval_samples}")
-        _require(self.sample_lines >= 0, f"sample_lines must be >= 0, got {self.sample_lines}")
-        _require(self.precision != "fp16", "precision fp16 is too narrow for a gradient penalty: use fp32 or bf16")
-        _require(self.compile != "on", "compile must be off: torch.compile does not differentiate twice")
-        _require(
+            require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
+        require(self.eval_samples >= 2, f"eval_samples must be >= 2, got {self.eval_samples}")
+        require(self.sample_lines >= 0, f"sample_lines must be >= 0, got {self.sample_lines}")
+        require(self.precision != "fp16", "precision fp16 is too narrow for a gradient penalty: use fp32 or bf16")
+        require(self.compile != "on", "compile must be off: torch.compile does not differentiate twice")
+        require(
             self.time_budget_s is None,
             "time_budget_s does not go with a GAN, whose two phases have steps of different cost: set steps",
         )
         for name in ("optim", "mle", "discriminator"):
             accumulate = getattr(self, name).accumulate
-            _require(accumulate == 1, f"{name}.accumulate must be 1 for a GAN, got {accumulate}: lower batch_size")
+            require(accumulate == 1, f"{name}.accumulate must be 1 for a GAN, got {accumulate}: lower batch_size")
             # An average over both phases would mix two objectives.
-            _require(getattr(self, name).ema_decay == 0, f"{name}.ema_decay must be 0 for a GAN")
+            require(getattr(self, name).ema_decay == 0, f"{name}.ema_decay must be 0 for a GAN")
 
     @property
     def mle_steps(self) -> int:
         """Steps of the MLE phase."""
         return round(self.steps * self.mle_fraction)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

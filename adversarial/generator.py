@@ -12,6 +12,7 @@ from torch import Tensor
 from adversarial.config import GANConfig
 from core.generate import generate
 from core.nn.lstm import LSTM
+from core.nn.networks import build_network
 from core.nn.transformer import Transformer
 
 Generator = Transformer | LSTM
@@ -56,10 +57,7 @@ class Sentences:
 
 def build_generator(config: GANConfig, vocab_size: int) -> Generator:
     """A fresh generator of the configured shape."""
-    model = config.model
-    if config.network == "lstm":
-        return LSTM(vocab_size, model.width, model.width, num_layers=model.num_layers, dropout=model.dropout)
-    return Transformer(replace(model, vocab_size=vocab_size))
+    return build_network(config.network, replace(config.model, vocab_size=vocab_size))
 
 
 def sample_sentences(

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Refuse a config.
+
+    Raises:
+        ValueError: with the message, where the condition does not hold.
+    """
     if not condition:
         raise ValueError(message)
 
@@ -56,28 +61,28 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "num_layers", "num_heads", "max_length"):
-            _require(getattr(self, name) > 0, f"model.{name} must be > 0, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"model.{name} must be > 0, got {getattr(self, name)}")
         for name in ("num_kv_heads", "head_dim", "mlp_width"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"model.{name} must be > 0, got {value}")
-        _require(
+            require(value is None or value > 0, f"model.{name} must be > 0, got {value}")
+        require(
             self.cross_attention_every >= 0,
             f"model.cross_attention_every must be >= 0, got {self.cross_attention_every}",
         )
         for name in ("rope_theta", "norm_eps"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"model.{name} must be finite and > 0, got {value}")
-        _require(
+            require(math.isfinite(value) and value > 0, f"model.{name} must be finite and > 0, got {value}")
+        require(
             self.head_dim is not None or self.width % self.num_heads == 0,
             f"model.width {self.width} must be a multiple of model.num_heads {self.num_heads}, or set model.head_dim",
         )
-        _require(
+        require(
             self.num_heads % self.kv_heads == 0,
             f"model.num_heads {self.num_heads} must be a multiple of model.num_kv_heads {self.kv_heads}",
         )
-        _require(self.head_width % 2 == 0, f"model.head_dim must be even for rotary positions, got {self.head_width}")
-        _require(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), got {self.dropout}")
-        _require(
+        require(self.head_width % 2 == 0, f"model.head_dim must be even for rotary positions, got {self.head_width}")
+        require(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), got {self.dropout}")
+        require(
             1 <= self.rope_scaling < math.inf, f"model.rope_scaling must be finite and >= 1, got {self.rope_scaling}"
         )
 
@@ -142,30 +147,30 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "muon_lr"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"optim.{name} must be finite and > 0, got {value}")
+            require(math.isfinite(value) and value > 0, f"optim.{name} must be finite and > 0, got {value}")
         for name, value in (("betas", max(self.betas)), ("betas", min(self.betas)), ("momentum", self.momentum)):
-            _require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
-        _require(
+            require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
+        require(
             0 <= self.weight_decay < math.inf, f"optim.weight_decay must be finite and >= 0, got {self.weight_decay}"
         )
-        _require(0 < self.step_factor <= 1, f"optim.step_factor must be in (0, 1], got {self.step_factor}")
-        _require(
+        require(0 < self.step_factor <= 1, f"optim.step_factor must be in (0, 1], got {self.step_factor}")
+        require(
             self.max_consecutive_skips >= 0,
             f"optim.max_consecutive_skips must be >= 0, got {self.max_consecutive_skips}",
         )
-        _require(self.warmup_steps >= 0, f"optim.warmup_steps must be >= 0, got {self.warmup_steps}")
-        _require(
+        require(self.warmup_steps >= 0, f"optim.warmup_steps must be >= 0, got {self.warmup_steps}")
+        require(
             0 <= self.max_grad_norm < math.inf, f"optim.max_grad_norm must be finite and >= 0, got {self.max_grad_norm}"
         )
-        _require(self.accumulate >= 1, f"optim.accumulate must be >= 1, got {self.accumulate}")
-        _require(0 <= self.ema_decay < 1, f"optim.ema_decay must be in [0, 1), got {self.ema_decay}")
-        _require(0 <= self.final_lr_ratio <= 1, f"optim.final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")
-        _require(0 < self.decay_fraction <= 1, f"optim.decay_fraction must be in (0, 1], got {self.decay_fraction}")
-        _require(
+        require(self.accumulate >= 1, f"optim.accumulate must be >= 1, got {self.accumulate}")
+        require(0 <= self.ema_decay < 1, f"optim.ema_decay must be in [0, 1), got {self.ema_decay}")
+        require(0 <= self.final_lr_ratio <= 1, f"optim.final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")
+        require(0 < self.decay_fraction <= 1, f"optim.decay_fraction must be in (0, 1], got {self.decay_fraction}")
+        require(
             self.schedule != "exponential" or self.final_lr_ratio > 0,
             "optim.schedule exponential needs optim.final_lr_ratio > 0: it decays to that fraction of the peak",
         )
-        _require(self.step_every >= 1, f"optim.step_every must be >= 1, got {self.step_every}")
+        require(self.step_every >= 1, f"optim.step_every must be >= 1, got {self.step_every}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,16 +216,16 @@ class RunConfig:
     """The optimiser."""
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 0, f"steps must be >= 0, got {self.steps}")
-        _require(self.batch_size > 0, f"batch_size must be > 0, got {self.batch_size}")
-        _require(self.keep >= 1, f"keep must be >= 1, got {self.keep}")
+        require(self.steps >= 0, f"steps must be >= 0, got {self.steps}")
+        require(self.batch_size > 0, f"batch_size must be > 0, got {self.batch_size}")
+        require(self.keep >= 1, f"keep must be >= 1, got {self.keep}")
         for name in ("log_every", "checkpoint_every"):
-            _require(getattr(self, name) > 0, f"{name} must be > 0, got {getattr(self, name)}")
-        _require(self.eval_every >= 0, f"eval_every must be >= 0, got {self.eval_every}")
+            require(getattr(self, name) > 0, f"{name} must be > 0, got {getattr(self, name)}")
+        require(self.eval_every >= 0, f"eval_every must be >= 0, got {self.eval_every}")
         if self.time_budget_s is not None:
-            _require(
+            require(
                 math.isfinite(self.time_budget_s) and self.time_budget_s > 0,
                 f"time_budget_s must be finite and > 0, got {self.time_budget_s}",
             )
         if self.threads is not None:
-            _require(self.threads > 0, f"threads must be > 0, got {self.threads}")
+            require(self.threads > 0, f"threads must be > 0, got {self.threads}")

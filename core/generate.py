@@ -186,8 +186,7 @@ def generate(
                 on_token(rows.tolist(), chosen.tolist())
             if step + 1 == max_new_tokens:
                 break
-            ends = (chosen[:, None] == stops_E).any(-1)
-            if stops and bool(ends.any()):
+            if stops and bool((ends := (chosen[:, None] == stops_E).any(-1)).any()):
                 stay = (~ends).nonzero().squeeze(-1)
                 finished_B[rows[ends]] = True
                 if len(stay) == 0:

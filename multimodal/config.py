@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from core.config import ModelConfig, RunConfig
+from core.config import ModelConfig, RunConfig, require
 
 Encoder = Literal["efficientnet_lite0", "pixels"]
 TokenizerKind = Literal["word", "char", "bpe"]
@@ -55,29 +55,24 @@ class CaptioningConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.data != "", "data must be `twemoji` or the path of a manifest")
-        _require(0 < self.test_fraction < 1, f"test_fraction must be in (0, 1), got {self.test_fraction}")
-        _require(0 <= self.max_bad_fraction <= 1, f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}")
-        _require(self.grid >= 1, f"grid must be >= 1, got {self.grid}")
-        _require(self.image_side >= 8, f"image_side must be >= 8, got {self.image_side}")
-        _require(
+        require(self.data != "", "data must be `twemoji` or the path of a manifest")
+        require(0 < self.test_fraction < 1, f"test_fraction must be in (0, 1), got {self.test_fraction}")
+        require(0 <= self.max_bad_fraction <= 1, f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}")
+        require(self.grid >= 1, f"grid must be >= 1, got {self.grid}")
+        require(self.image_side >= 8, f"image_side must be >= 8, got {self.image_side}")
+        require(
             self.image_side % self.grid == 0,
             f"image_side {self.image_side} must be a multiple of grid {self.grid}, so that all cells are equal",
         )
-        _require(self.max_caption_tokens >= 2, f"max_caption_tokens must be >= 2, got {self.max_caption_tokens}")
-        _require(self.beams >= 1, f"beams must be >= 1, got {self.beams}")
-        _require(self.num_samples >= 0, f"num_samples must be >= 0, got {self.num_samples}")
+        require(self.max_caption_tokens >= 2, f"max_caption_tokens must be >= 2, got {self.max_caption_tokens}")
+        require(self.beams >= 1, f"beams must be >= 1, got {self.beams}")
+        require(self.num_samples >= 0, f"num_samples must be >= 0, got {self.num_samples}")
         for name in ("prefix_dropout", "blank_probability", "label_smoothing"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"{name} must be in [0, 1), got {value}")
+            require(0 <= value < 1, f"{name} must be in [0, 1), got {value}")
         room = self.grid**2 + 1 + self.max_caption_tokens
-        _require(
+        require(
             room <= self.model.max_length,
             f"model.max_length {self.model.max_length} is too short for {self.grid**2} picture positions, "
             f"the begin token and {self.max_caption_tokens} caption tokens: it must be >= {room}",
         )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

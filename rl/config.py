@@ -5,12 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from core.config import ModelConfig, OptimConfig, RunConfig
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from core.config import ModelConfig, OptimConfig, RunConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,37 +76,37 @@ class PolicyConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             self.model.dropout == 0,
             f"model.dropout must be 0, got {self.model.dropout}: sampled and scored probabilities must agree",
         )
-        _require(
+        require(
             self.init_from is None or self.network == "transformer",
             "init_from needs network transformer: a Hugging Face folder holds no LSTM of ours",
         )
-        _require(bool(self.env), "env must be the id of an environment, got an empty one")
+        require(bool(self.env), "env must be the id of an environment, got an empty one")
         for name in ("max_turns", "epochs", "minibatches", "eval_episodes"):
-            _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
-        _require(self.eval_episodes >= 2, f"eval_episodes must be >= 2 for an interval, got {self.eval_episodes}")
-        _require(self.sample_episodes >= 0, f"sample_episodes must be >= 0, got {self.sample_episodes}")
+            require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        require(self.eval_episodes >= 2, f"eval_episodes must be >= 2 for an interval, got {self.eval_episodes}")
+        require(self.sample_episodes >= 0, f"sample_episodes must be >= 0, got {self.sample_episodes}")
         for name in ("temperature", "critic_lr"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value}")
+            require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value}")
         for name in ("gamma", "gae_lambda"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
+            require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
         for name in ("clip", "value_clip", "target_kl"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
-        _require(
+            require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
+        require(
             math.isfinite(self.entropy_coef) and self.entropy_coef >= 0,
             f"entropy_coef must be finite and >= 0, got {self.entropy_coef}",
         )
-        _require(
+        require(
             self.algorithm == "ppo" or self.baseline == "none" or self.batch_size >= 2,
             f"baseline leave_one_out needs a batch_size of at least 2, got {self.batch_size}",
         )
         pieces = self.optim.accumulate * (self.minibatches if self.algorithm == "ppo" else 1)
-        _require(
+        require(
             pieces <= self.batch_size,
             f"a step of {self.batch_size} episodes cannot be split into {pieces} pieces (minibatches x accumulate)",
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.interfaces import Samples
 from core.nn.lstm import LSTM
+from core.nn.networks import build_network
 from core.nn.transformer import Transformer
 from core.policy import LanguageModelPolicy, ValueHead
 from rl.config import PolicyConfig
@@ -49,10 +50,8 @@ def build_networks(
 
     def fresh() -> Transformer | LSTM:
         sizes = config.model
-        if config.network == "lstm":
-            return LSTM(interface.vocab_size, sizes.width, sizes.width, num_layers=sizes.num_layers)
         shape = replace(sizes, vocab_size=interface.vocab_size, max_length=max(sizes.max_length, longest))
-        return Transformer(shape)
+        return build_network(config.network, shape)
 
     return fresh(), Critic(fresh()) if critic else None, interface
 

@@ -13,6 +13,12 @@ from core.sampling import Sampling
 from core.text.tokenizer import Tokenizer
 
 
+def start_ids(tokenizer: Tokenizer) -> list[int]:
+    """What a text starts from without a prompt: the token that begins one, or the one that ends the text before."""
+    start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    return [start or 0]
+
+
 def continuations(
     model: Transformer,
     tokenizer: Tokenizer,
@@ -84,8 +90,7 @@ class PretrainedModel:
         """Continuations of a prompt, or of the token that starts a text."""
         if self.tokenizer is None:
             raise RunError(f"{self.folder} has no tokenizer.json, so its samples cannot be written as text")
-        start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
-        ids = self.tokenizer.encode(prompt) or [start or 0]
+        ids = self.tokenizer.encode(prompt) or start_ids(self.tokenizer)
         with self.runtime.autocast():
             return continuations(self.model, self.tokenizer, ids, num_samples, max_new_tokens=max_new_tokens)
 

@@ -9,7 +9,7 @@ import torch
 from core.errors import UserError
 from core.interfaces import BatchSource, Task
 from core.language.config import LanguageConfig
-from core.language.pretrained import AbsentText, continuations
+from core.language.pretrained import AbsentText, continuations, start_ids
 from core.language.task import Batch, LanguageTask
 from core.nn.transformer import Transformer
 from core.sampling import Sampling
@@ -101,8 +101,7 @@ class LanguageTrainer(Trainer):
     def _without_text(self, tokenizer_folder: Path) -> tuple[Task, BatchSource]:
         """A finished run whose text is not on this machine: to sample and export, not to train or score."""
         self.tokenizer = load_tokenizer(tokenizer_folder)
-        start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
-        self._start = [start or 0]
+        self._start = start_ids(self.tokenizer)
         absent = AbsentText(
             f"the text {self.config.text} of this run is not there: put it back, or give another --text"
         )

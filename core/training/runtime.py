@@ -142,7 +142,8 @@ class Runtime:
         """Compile in place when the runtime compiles; the state-dict keys stay as they are.
 
         The Transformer blocks inside the module are compiled one by one: they share one compiled graph, which takes
-        less than half the time that the whole model would, and runs as fast. A module without blocks is compiled whole.
+        much less time than the whole model would for some speed (benchmarks/RESULTS.md). A module without blocks is
+        compiled whole.
         """
         from core.nn.block import Block
 
