@@ -1,6 +1,6 @@
-"""Beam search over the same models, prompts, prefixes and masks as `core.generate`.
+"""Beam search over the same models, prompts and masks as `core.generate`.
 
-Shape suffixes: B = prompts, W = beams, V = vocabulary, P = prefix positions, D = model width.
+Shape suffixes: B = prompts, W = beams, V = vocabulary, D = model width.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.generate import CausalModel, decoding, prefill
+from core.generate import CausalModel, Embed, decoding, prefill
 from core.interfaces import Samples
 
 Hypothesis = tuple[float, list[int], list[float], bool]
@@ -23,11 +23,10 @@ def beam_search(
     max_new_tokens: int,
     eos_id: int | None = None,
     length_penalty: float = 1.0,
-    prefix_BPD: Tensor | None = None,
-    prefix_mask_BP: Tensor | None = None,
+    embed: Embed | None = None,
     bidirectional: bool = False,
     allowed_V: Tensor | None = None,
-    **memory: Tensor,
+    **inputs: Tensor,
 ) -> Samples:
     """The most likely continuation of each prompt that a beam of `beams` finds.
 
@@ -42,11 +41,10 @@ def beam_search(
         max_new_tokens: most tokens to generate.
         eos_id: the token that ends a hypothesis.
         length_penalty: exponent of the length; 0 compares sums, 1 means.
-        prefix_BPD: embeddings before each prompt.
-        prefix_mask_BP: bool, True = a real prefix position.
-        bidirectional: prefix and prompt see each other in both directions.
+        embed: how prompts are embedded; by default as the model does it.
+        bidirectional: the positions of a prompt see one another in both directions.
         allowed_V: bool; False forbids a token everywhere.
-        memory: `memory_BMD`, `memory_mask_BM` for cross-attention.
+        inputs: `memory_BMD`, `memory_mask_BM` for cross-attention; `shift_BD`.
 
     Returns:
         Samples, one a prompt, with the model's own log-probabilities.
@@ -56,9 +54,8 @@ def beam_search(
     num_prompts = len(prompts)
     with decoding(model):
         hidden_BD, cache = prefill(
-            model, prompts, max_new_tokens, prefix_BPD=prefix_BPD, prefix_mask_BP=prefix_mask_BP,
-            bidirectional=bidirectional, options=memory,
-        )  # fmt: skip
+            model, prompts, max_new_tokens, embed=embed, bidirectional=bidirectional, options=inputs
+        )
         device = hidden_BD.device
         cache.repeat(beams)
         hidden_BD = hidden_BD.repeat_interleave(beams, dim=0)

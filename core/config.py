@@ -121,6 +121,10 @@ class OptimConfig:
     """Momentum of SGD and Muon."""
     weight_decay: float = 0.0
     """Decoupled weight decay on matrices; norms, biases and embeddings are never decayed."""
+    lr_scales: dict[str, float] = field(default_factory=dict)
+    """Factors of the learning rate by parts of parameter names: `model 0.1` for those of a captioner's model."""
+    frozen_until: dict[str, int] = field(default_factory=dict)
+    """Step from which parameters are trained, by parts of their names: `model 200` trains the rest first."""
     schedule: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt", "wsd"] = "cosine"
     """How the learning rate goes from its peak to `final_lr_ratio` of it after the warm-up."""
     warmup_steps: int = 0
@@ -158,6 +162,10 @@ class OptimConfig:
             self.max_consecutive_skips >= 0,
             f"optim.max_consecutive_skips must be >= 0, got {self.max_consecutive_skips}",
         )
+        for name, scale in self.lr_scales.items():
+            require(math.isfinite(scale) and scale >= 0, f"optim.lr_scales {name} must be finite and >= 0, got {scale}")
+        for name, step in self.frozen_until.items():
+            require(step >= 0, f"optim.frozen_until {name} must be a step >= 0, got {step}")
         require(self.warmup_steps >= 0, f"optim.warmup_steps must be >= 0, got {self.warmup_steps}")
         require(
             0 <= self.max_grad_norm < math.inf, f"optim.max_grad_norm must be finite and >= 0, got {self.max_grad_norm}"

@@ -1,7 +1,7 @@
-"""The one decoding loop: ragged prompts, prefix embeddings, several samples a prompt, masks, streaming.
+"""The one decoding loop: ragged prompts, several samples a prompt, masks, streaming.
 
-Shape suffixes: B = rows, T = positions, P = prefix positions, D = model width, V = vocabulary, M = memory positions,
-E = tokens that end a sample.
+Shape suffixes: B = rows, T = positions, D = model width, V = vocabulary, M = memory positions, E = tokens that end a
+sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,10 @@ from core.sampling import Sampling, choice_logits, draw, uniforms
 TokenMask = Callable[[list[int], list[list[int]]], Tensor]
 """Called before every step with the original indices of the active rows and what each generated so far; returns
 bool BV (or V), True = the token may come next."""
+
+Embed = Callable[[Tensor], Tensor]
+"""From the ids of prompts, padded on the left with 0, to embeddings_BTD: for prompts in which some ids, negative ones,
+are no tokens but stand for a captioner's media."""
 
 
 class Cache(Protocol):
@@ -69,37 +73,21 @@ def prefill(
     prompts: Sequence[Sequence[int]],
     num_new: int,
     *,
-    prefix_BPD: Tensor | None,
-    prefix_mask_BP: Tensor | None,
+    embed: Embed | None,
     bidirectional: bool,
     options: dict[str, Any],
 ) -> tuple[Tensor, Any]:
     """Read the prompts once. Returns the last position's hidden_BD and the cache, with room for `num_new` tokens."""
     if not prompts:
         raise ValueError("there are no prompts: give at least one")
-    if prefix_BPD is None and any(len(prompt) == 0 for prompt in prompts):
-        raise ValueError("a prompt is empty: start it with a begin-of-sequence token, or give a prefix")
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("a prompt is empty: start it with a begin-of-sequence token")
     device = next(iter(model.parameters())).device
     tokens_BT, mask_BT = pad_left(prompts, device)
     num_prompt = tokens_BT.shape[1]
-    inputs: dict[str, Any] = {"tokens_BT": tokens_BT}
-    if prefix_BPD is not None:
-        # Padding must stand before the prefix, so prefix and prompt are joined first and then shifted to the right.
-        embedded = model.embed(tokens_BT)
-        inputs = {"embeddings_BTD": torch.cat((prefix_BPD.to(embedded.dtype), embedded), dim=1)}
-        if mask_BT is not None or prefix_mask_BP is not None:
-            prefix_mask = prefix_mask_BP
-            if prefix_mask is None:
-                prefix_mask = torch.ones(prefix_BPD.shape[:2], dtype=torch.bool, device=device)
-            prompt_mask = mask_BT if mask_BT is not None else torch.ones_like(tokens_BT, dtype=torch.bool)
-            mask_BT = torch.cat((prefix_mask, prompt_mask), dim=1)
-            order = torch.argsort(mask_BT.int(), dim=1, stable=True)
-            mask_BT = mask_BT.gather(1, order)
-            joined = inputs["embeddings_BTD"]
-            inputs = {"embeddings_BTD": joined.gather(1, order[..., None].expand_as(joined))}
-        num_prompt += prefix_BPD.shape[1]
+    inputs = {"tokens_BT": tokens_BT} if embed is None else {"embeddings_BTD": embed(tokens_BT)}
     if bidirectional:
-        options = {**options, "prefix_B": torch.full((len(prompts),), num_prompt, device=device)}
+        options = {**options, "prefix_BT": torch.ones_like(tokens_BT, dtype=torch.bool)}
     if mask_BT is not None:
         options = {**options, "key_mask_BS": mask_BT}
     cache = model.new_cache(len(prompts), num_prompt + num_new - 1)  # the last token is not read again
@@ -115,13 +103,12 @@ def generate(
     num_samples: int = 1,
     sampling: Sampling | None = None,
     eos_id: int | Sequence[int] | None = None,
-    prefix_BPD: Tensor | None = None,
-    prefix_mask_BP: Tensor | None = None,
+    embed: Embed | None = None,
     bidirectional: bool = False,
     token_mask: TokenMask | Tensor | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     on_token: Callable[[list[int], list[int]], None] | None = None,
-    **memory: Tensor,
+    **inputs: Tensor,
 ) -> Samples:
     """Continue each prompt, reading it once however many samples are wanted.
 
@@ -132,13 +119,12 @@ def generate(
         num_samples: samples per prompt; the result has prompt 0's samples first.
         sampling: temperature and truncation; by default the model's own distribution at temperature 1.
         eos_id: the token, or tokens, that end a sample; None generates `max_new_tokens` everywhere.
-        prefix_BPD: embeddings that stand before each prompt, one row a prompt.
-        prefix_mask_BP: bool, True = a real prefix position.
-        bidirectional: prefix and prompt see each other in both directions (prefix language model).
+        embed: how prompts are embedded; by default as the model does it.
+        bidirectional: the positions of a prompt see one another in both directions (prefix language model).
         token_mask: which tokens may come next: a bool V tensor, or a function of rows and sequences so far.
         generator: source of randomness: one for all, or one for each of the len(prompts) * num_samples rows.
         on_token: called after each step with the active rows and the token each one got.
-        memory: `memory_BMD` and `memory_mask_BM` for cross-attention, one row a prompt.
+        inputs: `memory_BMD` and `memory_mask_BM` for cross-attention, `shift_BD`; one row a prompt.
 
     Returns:
         Samples with log-probabilities under the distribution that was drawn from (mask and temperature included);
@@ -153,9 +139,8 @@ def generate(
         raise ValueError(f"give one generator per row ({total}), got {len(generator)}")
     with decoding(model):
         hidden_BD, cache = prefill(
-            model, prompts, max_new_tokens, prefix_BPD=prefix_BPD, prefix_mask_BP=prefix_mask_BP,
-            bidirectional=bidirectional, options=memory,
-        )  # fmt: skip
+            model, prompts, max_new_tokens, embed=embed, bidirectional=bidirectional, options=inputs
+        )
         cache.repeat(num_samples)
         hidden_BD = hidden_BD.repeat_interleave(num_samples, dim=0)
         device = hidden_BD.device
@@ -204,5 +189,5 @@ def _seen(prompts: Sequence[Sequence[int]], num_samples: int, model: CausalModel
     vocab_size = model.logits(hidden_BD[:1]).shape[-1]
     seen_BV = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=hidden_BD.device)
     for row, prompt in enumerate(prompts):
-        seen_BV[row, list(prompt)] = True
+        seen_BV[row, [token for token in prompt if token >= 0]] = True
     return seen_BV.repeat_interleave(num_samples, dim=0)

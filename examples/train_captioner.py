@@ -12,7 +12,6 @@ from pathlib import Path
 
 from core.config import ModelConfig, OptimConfig
 from multimodal.config import CaptioningConfig
-from multimodal.media import load_image
 from multimodal.pipeline import CaptioningPipeline
 from multimodal.trainers import CaptioningTrainer
 
@@ -29,7 +28,7 @@ def main() -> None:
     config = CaptioningConfig(
         out=options.out,
         data=options.manifest,
-        encoder=options.encoder,  # `pixels` needs no pretrained weights
+        image_encoder=options.encoder,  # `pixels` needs no pretrained weights
         steps=options.steps,
         batch_size=64,
         model=ModelConfig(width=256, num_layers=4, num_heads=4, max_length=128, dropout=0.1),
@@ -41,10 +40,9 @@ def main() -> None:
     print(f"report: {config.out / 'report.html'}")
 
     pipeline = CaptioningPipeline.load(config.out)
-    for sample in trainer.sample(3):
-        path = config.out / sample["image"]
-        (caption,) = pipeline.caption(load_image(path, side=config.image_side)[None], beams=3)
-        print(f"{path.name}: {caption} (reference: {sample['reference']})")
+    for example in trainer.test_examples[:3]:
+        (caption,) = pipeline.answer([example.prompt], beams=3)
+        print(f"{example.key}: {caption} (reference: {example.targets[0]})")
 
 
 if __name__ == "__main__":

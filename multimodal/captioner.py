@@ -1,12 +1,12 @@
-"""The captioner: a language model that reads a picture as a prefix.
+"""The captioner: a language model that reads pictures, sounds and clips with its prompt.
 
-Shape suffixes: B = captions, T = caption tokens, P = positions of a picture, F = features of a position,
-D = model width, V = vocabulary.
+Shape suffixes: B = rows, T = positions of a row, E = examples, L = target tokens, N = media of one kind, P = positions
+of a medium, Q = embeddings of a medium, F = features of a position, D = model width, V = vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,134 +17,157 @@ from core.interfaces import Samples
 from core.losses import token_logprobs
 from core.nn.transformer import Transformer
 from core.sampling import Sampling, choice_logits
-from multimodal.fusion import PrefixFusion
+from multimodal.adapters import Adapter
+from multimodal.batch import CaptionBatch, Contexts, MediaBatch, caption_batch, places_of
+from multimodal.encoders.encoder import Encoder
+from multimodal.examples import KINDS, Kind
+
+Placement = Literal["sequence", "memory", "shift"]
+"""Where media enter: as positions of the sequence, as the memory of cross-attention, added to every embedding."""
 
 
 class Captioner(nn.Module):
-    """Picture features in, captions out. A `Policy` whose contexts are features_BPF.
+    """Prompts with media in, text out. A `Policy` whose contexts are `Contexts`.
 
-    The language model reads [picture positions] [begin] [caption] and predicts the caption, from its first token to
-    end-of-sequence. The prefix does not count towards `max_new_tokens`.
+    The language model reads [prompt with media] [begin] [answer] and predicts the answer, from its first token to
+    end-of-sequence. The prompt does not count towards `max_new_tokens`.
 
     Args:
         model: the language model.
-        fusion: turns features into its prefix.
-        bos_id: token that begins a caption; it is never predicted.
-        eos_id: token that ends it.
-        max_new_tokens: longest caption that is generated, end-of-sequence counted.
-        bidirectional: the picture's positions and the begin token see one another in both directions; otherwise
-            attention is causal throughout.
+        adapters: by kind, from features to embeddings of the model's width.
+        encoders: by kind, those that are trained too; of other kinds the batches hold features.
+        placement: where media enter.
+        eos_id: token that ends an answer.
+        max_new_tokens: longest answer that is generated, end-of-sequence counted.
+        bidirectional: the positions of a prompt see one another in both directions; otherwise attention is causal.
         temperature: divides the logits, in sampling and in scoring alike.
     """
 
     def __init__(
         self,
         model: Transformer,
-        fusion: PrefixFusion,
+        adapters: Mapping[Kind, Adapter],
+        encoders: Mapping[Kind, Encoder] | None = None,
         *,
-        bos_id: int,
+        placement: Placement = "sequence",
         eos_id: int,
         max_new_tokens: int = 32,
         bidirectional: bool = True,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        if fusion.project.out_features != model.width:
-            raise ValueError(f"the fusion is {fusion.project.out_features} wide, the model {model.width}")
+        for kind, adapter in adapters.items():
+            if adapter.project.out_features != model.width:
+                raise ValueError(f"the {kind} adapter is {adapter.project.out_features} wide, the model {model.width}")
+        if placement == "memory" and not model.config.cross_attention_every:
+            raise ValueError("media as a memory need a model with cross-attention: set model.cross_attention_every")
         self.model = model
-        self.fusion = fusion
-        self.bos_id = bos_id
+        self.adapters = nn.ModuleDict({str(kind): adapter for kind, adapter in adapters.items()})
+        self.encoders = nn.ModuleDict({str(kind): encoder for kind, encoder in (encoders or {}).items()})
+        self.placement = placement
         self.eos_id = eos_id
         self.max_new_tokens = max_new_tokens
         self.bidirectional = bidirectional
         self.sampling = Sampling(temperature=temperature)
 
-    def forward(self, features_BPF: Tensor, tokens_BT: Tensor) -> Tensor:
-        """hidden_BTD that predict the token after each given one, the first being the begin token.
-
-        Padding on the right needs no mask: attention is causal there, so it changes nothing before it.
-
-        Args:
-            features_BPF: encoded pictures.
-            tokens_BT: int64; the begin token and the caption.
-        """
-        if len(features_BPF) != len(tokens_BT):
-            raise ValueError(f"{len(features_BPF)} pictures for {len(tokens_BT)} captions: give one picture a caption")
-        prefix_BPD = self.fusion(features_BPF)
-        embedded_BTD = self.model.embed(tokens_BT)
-        num_prefix = prefix_BPD.shape[1]
-        prefix_B = None
-        if self.bidirectional:
-            prefix_B = torch.full((len(tokens_BT),), num_prefix + 1, device=tokens_BT.device)
-        hidden_BSD = self.model(
-            embeddings_BTD=torch.cat((prefix_BPD.to(embedded_BTD.dtype), embedded_BTD), dim=1), prefix_B=prefix_B
+    def forward(self, batch: CaptionBatch) -> Tensor:
+        """hidden_ELD that predict each target of the examples."""
+        embedded = self._embed_media(batch.media)
+        x_BTD = self._join(batch.tokens_BT, embedded, batch.media, batch.places)
+        hidden_BTD = self.model(
+            embeddings_BTD=x_BTD,
+            documents_BT=batch.documents_BT,
+            prefix_BT=batch.prefix_BT,
+            **self._beside(embedded, batch.media, len(batch.targets_EL)),
         )
-        return hidden_BSD[:, num_prefix:]
+        return hidden_BTD.flatten(0, 1)[batch.reads_EL]
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""
         return self.model.logits(hidden_BTD)
 
+    def num_embeddings(self, kind: Kind, num_positions: int) -> int:
+        """Positions of the sequence that a medium with so many encoded positions takes."""
+        adapter = self.adapters[kind]
+        assert isinstance(adapter, Adapter)
+        return adapter.num_embeddings(num_positions)
+
+    @contextmanager
+    def blanked(self) -> Iterator[None]:
+        """Within the block every medium counts as the average one: the control without media."""
+        adapters = [adapter for adapter in self.adapters.values() if isinstance(adapter, Adapter)]
+        for adapter in adapters:
+            adapter.blanked = True
+        try:
+            yield
+        finally:
+            for adapter in adapters:
+                adapter.blanked = False
+
     def sample(
         self,
-        contexts: Tensor,
+        contexts: Contexts,
         *,
         num_samples: int = 1,
         token_mask: TokenMask | Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         greedy: bool = False,
         sampling: Sampling | None = None,
+        on_token: Callable[[list[int], list[int]], None] | None = None,
     ) -> Samples:
-        """Captions drawn from the model, without gradient and without dropout.
+        """Answers drawn from the model, without gradient and without dropout.
 
         Args:
-            contexts: features_BPF.
-            num_samples: captions per picture; the result has picture 0's captions first.
+            contexts: the prompts.
+            num_samples: answers per prompt; the result has prompt 0's first.
             token_mask: see `core.generate.generate`.
             generator: source of randomness.
             greedy: take the most likely token each time.
             sampling: another way to choose tokens. `logprobs` scores under the captioner's own temperature only.
+            on_token: called after each step with the active rows and the token each one got.
         """
         with self._evaluating():
             return generate(
-                self.model, self._prompts(contexts), num_samples=num_samples, token_mask=token_mask,
+                self.model, contexts.prompts, num_samples=num_samples, token_mask=token_mask, on_token=on_token,
                 sampling=Sampling(temperature=0) if greedy else sampling or self.sampling, generator=generator,
                 **self._decoding(contexts),
             )  # fmt: skip
 
-    def beam(self, contexts: Tensor, *, beams: int, length_penalty: float = 1.0) -> Samples:
-        """The most likely caption of each picture that a beam of `beams` finds; 1 is greedy.
+    def beam(self, contexts: Contexts, *, beams: int, length_penalty: float = 1.0) -> Samples:
+        """The most likely answer to each prompt that a beam of `beams` finds; 1 is greedy.
 
         Args:
-            contexts: features_BPF.
+            contexts: the prompts.
             beams: width of the beam.
             length_penalty: see `core.beam.beam_search`.
         """
         with self._evaluating():
             return beam_search(
-                self.model, self._prompts(contexts), beams=beams, length_penalty=length_penalty,
-                **self._decoding(contexts),
-            )  # fmt: skip
+                self.model, contexts.prompts, beams=beams, length_penalty=length_penalty, **self._decoding(contexts)
+            )
 
-    def hidden(self, contexts: Tensor, samples: Samples) -> Tensor:
+    def hidden(self, contexts: Contexts, samples: Samples) -> Tensor:
         """hidden_BTD at the positions that predict each sampled token, with gradient.
 
         Args:
-            contexts: features_BPF, one row per sample.
+            contexts: one prompt per sample.
             samples: from `sample` or `beam`.
         """
-        begin_B1 = torch.full((len(samples), 1), self.bos_id, device=samples.tokens_BT.device)
-        tokens_BT = samples.tokens_BT.masked_fill(~samples.mask_BT, 0)
-        # The last sampled token predicts nothing, so it is not read.
-        return self(contexts, torch.cat((begin_B1, tokens_BT[:, :-1]), dim=1))
+        if len(contexts) != len(samples):
+            raise ValueError(f"{len(contexts)} prompts for {len(samples)} samples: give one prompt a sample")
+        batch = caption_batch(
+            contexts.prompts, samples.lists(), contexts.media, bidirectional=self.bidirectional,
+            target_length=samples.tokens_BT.shape[1],
+        )  # fmt: skip
+        return self(batch.to(samples.tokens_BT.device))
 
-    def logprobs(self, contexts: Tensor, samples: Samples, *, allowed_BTV: Tensor | None = None) -> Tensor:
+    def logprobs(self, contexts: Contexts, samples: Samples, *, allowed_BTV: Tensor | None = None) -> Tensor:
         """logprobs_BT of the samples with gradient; 0 where the mask is False.
 
         Dropout is on while the captioner is in training mode: switch to `eval()` for the probabilities sampled from.
 
         Args:
-            contexts: features_BPF, one row per sample.
+            contexts: one prompt per sample.
             samples: from `sample`.
             allowed_BTV: bool; the token mask that was in force at each position, if there was one.
         """
@@ -160,16 +183,99 @@ class Captioner(nn.Module):
         """float32 logits_BTV of the distribution that tokens are drawn from (temperature and mask applied)."""
         return choice_logits(self.logits(hidden_BTD), self.sampling, allowed=allowed_BTV)
 
-    def _prompts(self, contexts: Tensor) -> list[list[int]]:
-        return [[self.bos_id]] * len(contexts)
+    def _embed_media(self, media: Mapping[Kind, MediaBatch]) -> dict[Kind, tuple[Tensor, Tensor]]:
+        """embedded_NQD and mask_NQ by kind."""
+        embedded = {}
+        for kind, batch in media.items():
+            if kind not in self.adapters:
+                raise ValueError(
+                    f"this captioner was not made for media of kind {kind}: it reads {list(self.adapters)}"
+                )
+            if kind in self.encoders:
+                features, mask = self.encoders[kind](batch.inputs_NI, batch.lengths_N)
+            else:
+                features, lengths = batch.inputs_NI, batch.lengths_N.to(batch.inputs_NI.device)
+                mask = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
+            embedded[kind] = self.adapters[kind](features, mask)
+        return embedded
 
-    def _decoding(self, contexts: Tensor) -> dict[str, Any]:
+    def _join(
+        self,
+        tokens_BT: Tensor,
+        embedded: Mapping[Kind, tuple[Tensor, Tensor]],
+        media: Mapping[Kind, MediaBatch],
+        places: Mapping[Kind, Tensor],
+    ) -> Tensor:
+        """embeddings_BTD of prompts: those of tokens, and of media where they stand."""
+        x_BTD = self.model.embed(tokens_BT.clamp(min=0))
+        shape = x_BTD.shape
+        for kind, place_M in places.items():
+            embedded_MD = embedded[kind][0].flatten(0, 1)[media[kind].sources_M]
+            if len(embedded_MD) != len(place_M):
+                raise ValueError(
+                    f"the prompts have {len(place_M)} positions for {kind}s, the {kind}s give {len(embedded_MD)}: "
+                    "a prompt was cut, or goes with other media"
+                )
+            x_BTD = x_BTD.flatten(0, 1).index_copy(0, place_M, embedded_MD.to(x_BTD.dtype)).view(shape)
+        return x_BTD
+
+    def _beside(
+        self, embedded: Mapping[Kind, tuple[Tensor, Tensor]], media: Mapping[Kind, MediaBatch], num_rows: int
+    ) -> dict[str, Tensor]:
+        """What the model gets of the media outside the sequence, one row an example."""
+        if self.placement == "sequence" or not embedded:
+            return {}
+        if self.placement == "shift":
+            shift_BD: Tensor | None = None
+            for kind, (x_NQD, _) in embedded.items():
+                rows_N = media[kind].rows_N
+                # Of several media of a kind, the mean. The sum over kinds is one projection of their concatenation.
+                own_BD = x_NQD.new_zeros(num_rows, x_NQD.shape[2]).index_add(0, rows_N, x_NQD[:, 0])
+                counts_B = x_NQD.new_zeros(num_rows).index_add(0, rows_N, torch.ones_like(x_NQD[:, 0, 0]))
+                own_BD = own_BD / counts_B.clamp(min=1)[:, None]
+                shift_BD = own_BD if shift_BD is None else shift_BD + own_BD
+            assert shift_BD is not None
+            return {"shift_BD": shift_BD}
+        return self._memory(embedded, media, num_rows)
+
+    def _memory(
+        self, embedded: Mapping[Kind, tuple[Tensor, Tensor]], media: Mapping[Kind, MediaBatch], num_rows: int
+    ) -> dict[str, Tensor]:
+        """memory_BMD and its mask: the embeddings of each row's media behind one another."""
+        flat, owners = [], []
+        for kind in KINDS:
+            if kind in embedded:
+                x_NQD, mask_NQ = embedded[kind]
+                flat.append(x_NQD.flatten(0, 1)[media[kind].sources_M])
+                owners.append(media[kind].rows_N[:, None].expand(mask_NQ.shape)[mask_NQ])
+        joined_MD, owner_M = torch.cat(flat), torch.cat(owners)
+        order = torch.argsort(owner_M, stable=True)
+        joined_MD, owner_M = joined_MD[order], owner_M[order]
+        counts_B = torch.bincount(owner_M, minlength=num_rows)
+        first_B = counts_B.cumsum(0) - counts_B
+        slot_M = torch.arange(len(owner_M), device=owner_M.device) - first_B[owner_M]
+        size = int(counts_B.max())
+        memory = joined_MD.new_zeros(num_rows * size, joined_MD.shape[1])
+        memory = memory.index_copy(0, owner_M * size + slot_M, joined_MD).view(num_rows, size, -1)
+        mask = torch.arange(size, device=owner_M.device) < counts_B[:, None]
+        # A row without media sees one zero vector: without any key its attention would be NaN.
+        mask[:, 0] = True
+        return {"memory_BMD": memory, "memory_mask_BM": mask}
+
+    def _decoding(self, contexts: Contexts) -> dict[str, Any]:
         """What `generate` and `beam_search` need besides the model and the prompts."""
+        embedded = self._embed_media(contexts.media)
+
+        def embed(tokens_BT: Tensor) -> Tensor:
+            places = {kind: places_of(tokens_BT, kind) for kind in embedded} if self.placement == "sequence" else {}
+            return self._join(tokens_BT, embedded, contexts.media, places)
+
         return {
-            "prefix_BPD": self.fusion(contexts),
+            "embed": embed,
             "bidirectional": self.bidirectional,
             "max_new_tokens": self.max_new_tokens,
             "eos_id": self.eos_id,
+            **self._beside(embedded, contexts.media, len(contexts)),
         }
 
     @contextmanager

@@ -1,132 +1,120 @@
-"""Scores of generated captions beside the floors and controls without which they mean little.
-
-Shape suffixes: N = pictures, P = positions of a picture, F = features of a position.
-"""
+"""Scores of generated texts beside the floors and controls without which they mean little."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from multimodal.controls import NAMES, changed, changes_for, shuffled_media
+from multimodal.examples import Example, Scoring
+from multimodal.floors import most_common_answers, most_common_caption
+from multimodal.metrics.answers import AnswerScores, answer_scores
+from multimodal.metrics.captions import caption_scores
+from multimodal.metrics.scores import Scores
+from multimodal.metrics.words import normalise_words, word_scores
 
-from core.training.runtime import Runtime
-from multimodal.captioner import Captioner
-from multimodal.floors import most_common_caption, nearest_captions
-from multimodal.metrics import CaptionScores, caption_scores
-
-SHOWN = ("exact_match", "bleu_4", "cider_d", "rouge_l", "bleu_1", "bleu_2", "bleu_3")
+SHOWN: Mapping[Scoring, tuple[str, ...]] = {
+    "captions": ("exact_match", "bleu_4", "cider_d", "rouge_l", "meteor", "bleu_1", "bleu_2", "bleu_3"),
+    "words": ("wer", "cer", "exact_match"),
+    "answers": ("accuracy",),
+}
 """The scores in the order in which tables show them."""
 
+Generate = Callable[[Sequence[Example], bool], list[str]]
+"""Examples, and whether their media are withheld, to texts."""
 
-def generate_captions(
-    captioner: Captioner,
-    features_NPF: Tensor,
-    decode: Callable[[Sequence[int]], str],
-    runtime: Runtime,
-    *,
-    beams: int = 1,
-    batch_size: int = 128,
-) -> list[str]:
-    """The captioner's own caption for every picture.
+
+class Evaluation:
+    """Held-out examples and what the model says of them.
 
     Args:
-        captioner: the model.
-        features_NPF: encoded pictures.
-        decode: token ids to text, special tokens left out.
-        runtime: device and precision.
-        beams: width of the beam; 1 is greedy.
-        batch_size: pictures at a time.
-    """
-    captions: list[str] = []
-    for part_BPF in features_NPF.split(batch_size):
-        contexts = part_BPF.to(runtime.device)
-        with runtime.autocast():
-            samples = captioner.sample(contexts, greedy=True) if beams == 1 else captioner.beam(contexts, beams=beams)
-        captions += [decode(ids) for ids in samples.lists()]
-    return captions
-
-
-class CaptionEvaluation:
-    """Held-out pictures, their references, and what the model says of them.
-
-    Args:
-        generate: features_NPF to captions.
-        features_NPF: the held-out pictures.
-        references: the references of each.
-        blank: number of pictures to the features of "no picture".
-        seed: of the shuffled pictures and the confidence intervals.
+        generate: the model.
+        test: the held-out examples.
+        scoring: which scores.
+        seed: of the shuffled media and the confidence intervals.
     """
 
-    def __init__(
-        self,
-        generate: Callable[[Tensor], list[str]],
-        features_NPF: Tensor,
-        references: Sequence[Sequence[str]],
-        *,
-        blank: Callable[[int], Tensor],
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, generate: Generate, test: Sequence[Example], scoring: Scoring, *, seed: int = 0) -> None:
         self.generate = generate
-        self.features_NPF = features_NPF
-        self.references = references
-        self.blank = blank
+        self.test = test
+        self.scoring = scoring
         self.seed = seed
-        self.captions: list[str] = []
+        self.texts: list[str] = []
         """What the model said when it was scored last."""
-        self._scores: CaptionScores | None = None
+        self._scores: Scores | None = None
 
     def score(self) -> Mapping[str, float]:
         """Scores of the model as it is."""
-        self.captions = self.generate(self.features_NPF)
-        self._scores = self._score(self.captions)
-        return {name: self._scores.corpus[name] for name in SHOWN}
+        self.texts = self.generate(self.test, False)
+        self._scores = self.scores_of(self.texts)
+        return {name: self._scores[name] for name in SHOWN[self.scoring]}
 
     @property
-    def signature(self) -> str:
-        """All choices that change the numbers."""
-        return self._scores.signature if self._scores else ""
-
-    def rows(self, train_NPF: Tensor, train_captions: Sequence[str]) -> list[dict[str, Any]]:
-        """The model, its controls and the floors with confidence intervals, as rows of `eval.json`.
-
-        Controls: no picture (the average one), and every picture exchanged for another; a model that looks must fall.
-        Floors: the most common caption, and that of the nearest training picture. Last, the references themselves.
-
-        Args:
-            train_NPF: the training pictures.
-            train_captions: one caption of each.
-        """
-        count = len(self.features_NPF)
+    def scores(self) -> Scores:
+        """The model's scores; it generates if it has not yet."""
         if self._scores is None:
             self.score()
         assert self._scores is not None
-        nearest = nearest_captions(_flat(train_NPF), _flat(self.features_NPF), train_captions, cosine=True)
+        return self._scores
+
+    def rows(self, train: Sequence[Example], nearest: Sequence[str]) -> list[dict[str, Any]]:
+        """The model, its controls and the floors with confidence intervals, as rows of `eval.json`.
+
+        Controls: no media (average ones), media exchanged, and what takes time away. Floors: the most common text, and
+        that of the nearest training example. Last, the references themselves.
+
+        Args:
+            train: the training examples.
+            nearest: for each test example the text of the nearest training example.
+        """
+        scored = {"model": self.scores}
+        for name, texts in self.controls().items():
+            scored[name] = self.scores_of(texts)
+        scored["most common text"] = self.scores_of(self._most_common(train))
+        scored["nearest example's text"] = self.scores_of(nearest)
+        scored["the references themselves"] = self.scores_of([example.targets[0] for example in self.test])
+        return [{"name": name, **self._with_intervals(scores)} for name, scores in scored.items()]
+
+    def controls(self) -> dict[str, list[str]]:
+        """What the model says when its media are withheld, exchanged, or robbed of time."""
+        kinds = [medium.kind for example in self.test for medium in example.media]
+        if not kinds:
+            return {}
         said = {
-            "no picture": self.generate(self.blank(1)) * count,
-            "shuffled pictures": self._shuffled(),
-            "most common caption": [most_common_caption(train_captions)] * count,
-            "nearest picture's caption": nearest,
-            "the references themselves": [own[0] for own in self.references],
+            "no media": self.generate(self.test, True),
+            "exchanged media": self.generate(shuffled_media(self.test, self.seed), False),
         }
-        scored = {"model": self._scores, **{name: self._score(captions) for name, captions in said.items()}}
-        return [{"name": name, **_with_intervals(scores)} for name, scores in scored.items()]
+        for change in changes_for(kinds):
+            said[NAMES[change]] = self.generate([changed(example, change) for example in self.test], False)
+        return said
 
-    def _shuffled(self) -> list[str]:
-        """What the model says when each picture is exchanged for that of another item; the captions just move."""
-        order = torch.randperm(len(self.references), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        moved = [""] * len(order)
-        for place, source in zip(order, order[1:] + order[:1]):
-            moved[place] = self.captions[source]
-        return moved
+    def scores_of(self, texts: Sequence[str]) -> Scores:
+        """Scores of any texts against the references."""
+        references = [example.targets for example in self.test]
+        if self.scoring == "words":
+            firsts = [own[0] for own in references]
+            return word_scores(texts, firsts, normalise=normalise_words, seed=self.seed)
+        if self.scoring == "answers":
+            groups = [example.group for example in self.test]
+            return answer_scores(texts, references, groups=groups, seed=self.seed)
+        return caption_scores(texts, references, seed=self.seed)
 
-    def _score(self, captions: Sequence[str]) -> CaptionScores:
-        return caption_scores(captions, self.references, seed=self.seed)
+    def notes(self) -> list[str]:
+        """How the scores were made, and accuracy by group."""
+        notes = [f"intervals are 95 % over the test examples; {self.scores.signature}"]
+        if isinstance(self.scores, AnswerScores) and self.scores.groups:
+            by_group = ", ".join(
+                f"{group} {interval.value:.3f} (of {self.scores.group_sizes[group]})"
+                for group, interval in self.scores.groups.items()
+            )
+            notes.append(f"accuracy by group: {by_group}")
+        return notes
 
+    def _most_common(self, train: Sequence[Example]) -> list[str]:
+        if self.scoring == "captions":
+            return [most_common_caption([example.targets[0] for example in train])] * len(self.test)
+        return most_common_answers(train, self.test)
 
-def _with_intervals(scores: CaptionScores) -> dict[str, dict[str, float]]:
-    return {name: {key: getattr(scores.intervals[name], key) for key in ("value", "low", "high")} for name in SHOWN}
-
-
-def _flat(features_NPF: Tensor) -> Tensor:
-    """One vector a picture: the mean over its positions."""
-    return features_NPF.mean(1, dtype=torch.float32)
+    def _with_intervals(self, scores: Scores) -> dict[str, dict[str, float]]:
+        return {
+            name: {key: getattr(scores.intervals[name], key) for key in ("value", "low", "high")}
+            for name in SHOWN[self.scoring]
+        }

@@ -1,6 +1,6 @@
 """Captions that need no training: what a captioner must beat before its score means anything.
 
-Shape suffixes: N = training pictures, M = test pictures, F = features; 3HW = colour, height, width.
+Shape suffixes: N = training examples, M = test examples, F = features.
 """
 
 from collections import Counter
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from multimodal.examples import Example
 
 
 def most_common_caption(captions: Sequence[str]) -> str:
@@ -29,7 +31,7 @@ def nearest_neighbours(train_NF: Tensor, test_MF: Tensor, *, cosine: bool = Fals
     """For each test row the index of the closest training row (Euclidean, or by angle)."""
     if train_NF.ndim != 2 or test_MF.ndim != 2 or train_NF.shape[1] != test_MF.shape[1]:
         raise ValueError(
-            "features must be (N, F) for training and (M, F) for test pictures, with the same F; "
+            "features must be (N, F) for training and (M, F) for test examples, with the same F; "
             f"got {tuple(train_NF.shape)} and {tuple(test_MF.shape)}"
         )
     train_NF, test_MF = train_NF.float(), test_MF.float()
@@ -40,15 +42,22 @@ def nearest_neighbours(train_NF: Tensor, test_MF: Tensor, *, cosine: bool = Fals
     return squared_MN.argmin(1).tolist()
 
 
-def nearest_captions(
-    train_NF: Tensor, test_MF: Tensor, train_captions: Sequence[str], *, cosine: bool = False
-) -> list[str]:
-    """For each test picture the caption of the closest training picture."""
-    if len(train_captions) != len(train_NF):
-        raise ValueError(f"{len(train_NF)} training features but {len(train_captions)} captions")
-    return [train_captions[index] for index in nearest_neighbours(train_NF, test_MF, cosine=cosine)]
+def most_common_answers(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
+    """For each test example the most common target of training examples with the same text in their prompt.
+
+    Without such examples, the most common target of all: what can be said without looking or listening.
+    """
+    by_text: dict[str, Counter[str]] = {}
+    overall: Counter[str] = Counter()
+    for example in train:
+        by_text.setdefault(_text(example), Counter())[example.targets[0]] += 1
+        overall[example.targets[0]] += 1
+    return [_first(by_text.get(_text(example), overall)) for example in test]
 
 
-def pixel_features(images_N3HW: Tensor) -> Tensor:
-    """Pictures as rows: features_NF float32 in [0, 1]."""
-    return images_N3HW.flatten(1).float() / 255
+def _text(example: Example) -> str:
+    return " ".join(part for part in example.prompt if isinstance(part, str))
+
+
+def _first(counts: Counter[str]) -> str:
+    return min(counts, key=lambda text: (-counts[text], text))

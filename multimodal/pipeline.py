@@ -1,10 +1,9 @@
-"""From a trained run to captions for new pictures: encoder, captioner and tokenizer together.
-
-Shape suffixes: B = pictures, P = positions of a picture, F = features of a position; 3HW = colour, height, width.
-"""
+"""From a trained run to texts for new media: encoders, captioner and tokenizer together."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,52 +11,45 @@ from torch import Tensor
 
 from core.config import ModelConfig
 from core.errors import RunError
-from core.nn.transformer import Transformer
-from core.text.tokenizer import Tokenizer, load_tokenizer
+from core.text.tokenizer import load_tokenizer
 from core.training import checkpoint, configfile
 from core.training.resume import CHECKPOINTS_NAME
 from core.training.runtime import Runtime
+from multimodal.build import build_captioner, build_language_model
 from multimodal.captioner import Captioner
 from multimodal.config import CaptioningConfig
-from multimodal.encoders.grid import GridEncoder, build_encoder
-from multimodal.evaluation import generate_captions
-from multimodal.fusion import PrefixFusion
+from multimodal.encoders.build import build_encoder
+from multimodal.examples import KINDS, Example, Kind, Part
+from multimodal.generation import answer
+from multimodal.media.errors import TooManyBadFiles
+from multimodal.reading import Reader
+from multimodal.store import MediaStore
+from multimodal.trainers import LANGUAGE_MODEL_NAME, TOKENIZER_NAME
 
-TOKENIZER_NAME = "tokenizer"
 WEIGHTS_NAME = "model.safetensors"
 _PREFIX = "captioner."
 
 
-def build_captioner(config: CaptioningConfig, encoder: GridEncoder, tokenizer: Tokenizer) -> Captioner:
-    """A fresh captioner of the shape that a config gives."""
-    if tokenizer.bos_id is None or tokenizer.eos_id is None:
-        raise ValueError("a captioner's tokenizer needs a begin and an end-of-sequence token")
-    shape: ModelConfig = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
-    fusion = PrefixFusion(
-        encoder.num_features,
-        encoder.num_positions,
-        shape.width,
-        dropout=config.prefix_dropout,
-        blank_probability=config.blank_probability,
-    )
-    return Captioner(
-        Transformer(shape),
-        fusion,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        max_new_tokens=config.max_caption_tokens,
-        bidirectional=config.bidirectional,
-    )
-
-
 class CaptioningPipeline:
-    """Captions pictures with a trained captioner. Needs the encoder's weights, but none of the training data."""
+    """Answers prompts with media by a trained captioner. Needs pretrained encoders' weights, but no training data.
 
-    def __init__(self, encoder: GridEncoder, captioner: Captioner, tokenizer: Tokenizer, runtime: Runtime) -> None:
-        self.encoder = encoder
+    Args:
+        captioner: in evaluation mode.
+        store: an empty one, with the encoders.
+        reader: with the tokenizer.
+        runtime: device and precision.
+    """
+
+    def __init__(self, captioner: Captioner, store: MediaStore, reader: Reader, runtime: Runtime) -> None:
         self.captioner = captioner.to(runtime.device).eval()
-        self.tokenizer = tokenizer
+        self.store = store
+        self.reader = reader
         self.runtime = runtime
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Kinds of media that it reads."""
+        return list(self.store.encoders)
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "auto") -> Self:
@@ -69,7 +61,7 @@ class CaptioningPipeline:
 
         Raises:
             RunError: not such a folder.
-            MissingData: the pretrained encoder is not on this machine.
+            MissingData: a pretrained encoder is not on this machine.
         """
         folder = Path(folder)
         if not (folder / configfile.NAME).is_file():
@@ -77,45 +69,99 @@ class CaptioningPipeline:
         config = configfile.read(folder / configfile.NAME)
         if not isinstance(config, CaptioningConfig):
             raise RunError(f"{folder} holds a {type(config).__name__}, not a captioning run")
-        if not (folder / TOKENIZER_NAME).is_dir():
-            raise RunError(f"{folder} has no tokenizer: train the run first")
+        if not (folder / TOKENIZER_NAME).is_dir() or not (folder / LANGUAGE_MODEL_NAME).is_file():
+            raise RunError(f"{folder} has no tokenizer, or no {LANGUAGE_MODEL_NAME}: train the run first")
         runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
         runtime.apply()
+        weights = _weights(folder)
+        encoders = {
+            kind: build_encoder(kind, config)
+            for kind in KINDS
+            if any(name.startswith(f"adapters.{kind}.") for name in weights)
+        }
         tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
-        encoder = build_encoder(
-            config.encoder, config.image_side, config.grid, device=runtime.device, dtype=runtime.dtype
+        shape = configfile.decode(ModelConfig, json.loads((folder / LANGUAGE_MODEL_NAME).read_text()), "model")
+        model = build_language_model(config, shape)
+        reader = Reader(
+            tokenizer,
+            lambda kind, count: captioner.num_embeddings(kind, count),
+            in_sequence=config.fusion not in ("concat", "gated_cross_attention"),
+            max_target_tokens=config.max_target_tokens,
+            max_length=shape.max_length,
+            bidirectional=config.bidirectional,
         )
-        captioner = build_captioner(config, encoder, tokenizer)
-        captioner.load_state_dict(_weights(folder, captioner))
-        return cls(encoder, captioner, tokenizer, runtime)
+        captioner = build_captioner(config, encoders, model, reader.eos_id)
+        if shape.tied:
+            # Tied weights are stored once; which of the two names they bear is up to the writer.
+            head, embedding = "model.lm_head.weight", "model.model.embed_tokens.weight"
+            tied = weights.get(embedding, weights.get(head))
+            weights |= {head: tied, embedding: tied}
+        captioner.load_state_dict(weights)
+        return cls(captioner, MediaStore(encoders, runtime), reader, runtime)
 
-    def caption(self, images_B3HW: Tensor, *, beams: int = 1) -> list[str]:
-        """One caption per picture.
+    def answer(
+        self,
+        prompts: Sequence[Sequence[Part]],
+        *,
+        beams: int = 1,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """A text for each prompt.
 
         Args:
-            images_B3HW: uint8 pictures of the encoder's side, from `multimodal.media`.
+            prompts: media and texts, as in `Example.prompt`.
             beams: width of the beam; 1 is greedy.
+            on_text: called with each further piece of the text as it comes, for one prompt without beams.
+
+        Raises:
+            MediaError: a file cannot be used.
+            ValueError: a kind of media that this captioner does not read.
         """
-        features_BPF = self.encoder.encode(images_B3HW)
-        return generate_captions(self.captioner, features_BPF, self.tokenizer.decode, self.runtime, beams=beams)
+        examples = [Example(tuple(prompt), ("",)) for prompt in prompts]
+        store = self.store.beside()
+        try:
+            store.add(examples)
+        except TooManyBadFiles as error:
+            raise error.bad[0] from None
+        read = [self.reader.prompt(example, store) for example in examples]
+        streamed = _Streamed(self.reader.tokenizer.decode, on_text) if on_text is not None else None
+        texts = answer(self.captioner, self.reader, read, store, self.runtime, beams=beams, on_token=streamed)
+        if streamed is not None:
+            streamed.finish(texts[0])
+        return texts
 
 
-def _weights(folder: Path, captioner: Captioner) -> Mapping[str, Tensor]:
-    """The captioner's state dict from saved weights, or from a run's newest checkpoint."""
+class _Streamed:
+    """Turns tokens as they come into pieces of text; a character that is not complete yet waits."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], on_text: Callable[[str], None]) -> None:
+        self.decode, self.on_text = decode, on_text
+        self.ids: list[int] = []
+        self.said = ""
+
+    def __call__(self, rows: list[int], tokens: list[int]) -> None:
+        self.ids.append(tokens[0])
+        text = self.decode(self.ids)
+        if text.startswith(self.said) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self.on_text(text[len(self.said) :])
+            self.said = text
+
+    def finish(self, text: str) -> None:
+        """Say what is missing of the whole text, should its beginning have changed or its last character be broken."""
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self.said, text))
+        self.on_text(text[len(list(same)) :])
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    """A captioner's state dict from saved weights, or from a run's newest checkpoint."""
     if (folder / WEIGHTS_NAME).is_file():
         from safetensors.torch import load_file
 
-        stored: dict[str, Any] = load_file(folder / WEIGHTS_NAME)
+        stored: Mapping[str, Tensor] = load_file(folder / WEIGHTS_NAME)
     else:
         found = checkpoint.latest(folder / CHECKPOINTS_NAME)
         if found is None:
             raise RunError(f"{folder} has no good checkpoint: train it first")
         updater = found.state["task"]["updater"]
         stored = {**updater["module"], **updater["ema"]}
-    weights = {name.removeprefix(_PREFIX): value for name, value in stored.items()}
-    # Tied weights are stored once; which of the two names they bear is up to the writer.
-    head, embedding = "model.lm_head.weight", "model.model.embed_tokens.weight"
-    if captioner.model.config.tied:
-        tied = weights.get(embedding, weights.get(head))
-        weights |= {head: tied, embedding: tied}
-    return weights
+    return {name.removeprefix(_PREFIX): value for name, value in stored.items()}

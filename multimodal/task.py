@@ -1,10 +1,9 @@
 """The captioning objective.
 
-Shape suffixes: B = captions, T = caption tokens, P = positions of a picture, F = features of a position.
+Shape suffixes: E = examples, L = target tokens, D = model width.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,49 +13,8 @@ from core.config import OptimConfig
 from core.losses import lm_loss
 from core.training.runtime import Runtime
 from core.training.update import Updater
+from multimodal.batch import CaptionBatch
 from multimodal.captioner import Captioner
-
-
-@dataclass(frozen=True)
-class CaptionBatch:
-    """Pictures with one caption each."""
-
-    features_BPF: Tensor
-    """Encoded pictures."""
-    tokens_BT: Tensor
-    """int64; begin token, caption, end-of-sequence, padding."""
-    mask_BT: Tensor
-    """bool; True = a real token. Padding is known by this mask alone, so its id may be that of end-of-sequence."""
-
-    def to(self, device: torch.device) -> "CaptionBatch":
-        """The batch on a device."""
-        return CaptionBatch(*(part.to(device, non_blocking=True) for part in vars(self).values()))
-
-    def chunk(self, pieces: int) -> "list[CaptionBatch]":
-        """The batch in at most `pieces` parts."""
-        return [CaptionBatch(*parts) for parts in zip(*(part.chunk(pieces) for part in vars(self).values()))]
-
-
-def caption_batch(
-    features_BPF: Tensor, captions: Sequence[Sequence[int]], *, bos_id: int, eos_id: int, length: int | None = None
-) -> CaptionBatch:
-    """Frame captions with begin and end-of-sequence, and pad them on the right.
-
-    Args:
-        features_BPF: one encoded picture a caption.
-        captions: token ids, without special tokens.
-        bos_id: begin token.
-        eos_id: end-of-sequence; it is the padding, too.
-        length: T; the longest caption with its frame when absent.
-    """
-    framed = [[bos_id, *caption, eos_id] for caption in captions]
-    longest = max(len(row) for row in framed)
-    length = longest if length is None else length
-    if longest > length:
-        raise ValueError(f"a caption of {longest} tokens, begin and end included, does not fit into {length}")
-    tokens_BT = torch.tensor([row + [eos_id] * (length - len(row)) for row in framed])
-    lengths_B = torch.tensor([len(row) for row in framed])
-    return CaptionBatch(features_BPF, tokens_BT, torch.arange(length) < lengths_B[:, None])
 
 
 class CaptionLoss(nn.Module):
@@ -67,24 +25,23 @@ class CaptionLoss(nn.Module):
         self.captioner = captioner
         self.label_smoothing = label_smoothing
 
-    def forward(self, features_BPF: Tensor, tokens_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss_sum, count) over the caption's tokens and its end-of-sequence; nothing else is supervised.
+    def forward(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
+        """(loss_sum, count) over the answers and their end-of-sequence; prompts, media and padding are not supervised.
 
         Label smoothing applies while training only.
         """
-        hidden_BTD = self.captioner(features_BPF, tokens_BT[:, :-1])
         return lm_loss(
             self.captioner.logits,
-            hidden_BTD,
-            tokens_BT[:, 1:],
-            mask_BT[:, 1:],
+            self.captioner(batch),
+            batch.targets_EL,
+            batch.mask_EL,
             vocab_size=self.captioner.model.vocab_size,
             label_smoothing=self.label_smoothing if self.training else 0.0,
         )
 
 
 class CaptioningTask:
-    """Maximise the likelihood of captions given their pictures.
+    """Maximise the likelihood of answers given their prompts and media.
 
     Args:
         captioner: what to train.
@@ -112,32 +69,34 @@ class CaptioningTask:
         self.runtime = runtime
         self.score = score
         self.held_out = held_out
-        self.accumulate = optim.accumulate
-        self.updater = Updater(CaptionLoss(captioner, label_smoothing=label_smoothing), optim, runtime, total_steps)
+        self.updater = Updater(
+            CaptionLoss(captioner, label_smoothing=label_smoothing), optim, runtime, total_steps,
+            # A batch need not have media of every kind, or any.
+            find_unused_parameters=True,
+        )  # fmt: skip
         runtime.maybe_compile(self.updater.module)
 
     def _loss(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
         with self.runtime.autocast():
-            return self.updater(batch.features_BPF, batch.tokens_BT, batch.mask_BT)
+            return self.updater(batch)
 
-    def train_step(self, batch: CaptionBatch) -> Mapping[str, float]:
-        """One step. `loss` is in nats per caption token, label smoothing included."""
+    def train_step(self, batch: Sequence[CaptionBatch]) -> Mapping[str, float]:
+        """One step on micro-batches. `loss` is in nats per target token, label smoothing included."""
         self.updater.module.train()
-        batch = batch.to(self.runtime.device)
-        report = self.updater.step_micro(batch.chunk(self.accumulate), self._loss)
-        tokens = float(batch.mask_BT[:, 1:].sum())
+        moved = [part.to(self.runtime.device) for part in batch]
+        report = self.updater.step_micro(moved, self._loss)
+        tokens = float(sum(part.mask_EL.sum() for part in batch))
         return {"loss": report.loss, "grad_norm": report.grad_norm, "lr": report.lr, "tokens": tokens}
 
     @torch.no_grad()
     def loss(self, batches: Iterable[CaptionBatch]) -> float:
-        """Nats per caption token, without label smoothing and dropout; 0 when there is no token."""
+        """Nats per target token, without label smoothing and dropout; 0 when there is no token."""
         self.updater.module.eval()
         total, count = 0.0, 0.0
         for batch in batches:
-            moved = batch.to(self.runtime.device)
             with self.runtime.autocast():
                 # The module's own forward: these shapes must not compile again.
-                loss_sum, tokens = self.updater.module.forward(moved.features_BPF, moved.tokens_BT, moved.mask_BT)
+                loss_sum, tokens = self.updater.module.forward(batch.to(self.runtime.device))
             total, count = total + loss_sum.item(), count + tokens.item()
         return total / max(count, 1.0)
 

@@ -1,62 +1,48 @@
-"""The public trainer of captioners.
+"""The public trainer of captioners."""
 
-Shape suffixes: N = pictures, P = positions of a picture, F = features of a position.
-"""
-
-import os
-import time
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from core.interfaces import BatchSource, Task
+from core.nn.transformer import Transformer
+from core.pretrained.sources import cache_dir
 from core.text.tokenizer import Tokenizer, load_tokenizer
-from core.training import distributed
+from core.training import configfile, distributed
 from core.training.batches import ShuffledBatches
 from core.training.log import write_samples
 from core.training.progress import Display
 from core.training.resume import CHECKPOINTS_NAME
 from core.training.trainer import Trainer
+from core.training.workers import WorkerBatches
+from multimodal.adapters import Adapter
+from multimodal.batch import CaptionBatch, Prompt
+from multimodal.build import build_captioner, build_language_model, language_model_shape, load_language_model
+from multimodal.captioner import Captioner
 from multimodal.config import CaptioningConfig
-from multimodal.datasets import twemoji
-from multimodal.datasets.folder import CaptionedImage, CaptionedImages, load_manifest
-from multimodal.encoders.cache import encode_images
-from multimodal.encoders.grid import GridEncoder, build_encoder
-from multimodal.evaluation import CaptionEvaluation, generate_captions
-from multimodal.media import MediaError
-from multimodal.pipeline import TOKENIZER_NAME, build_captioner
-from multimodal.task import CaptionBatch, CaptioningTask, caption_batch
+from multimodal.controls import changed
+from multimodal.datasets.named import load_examples
+from multimodal.encoders.build import build_encoder
+from multimodal.evaluation import Evaluation
+from multimodal.examples import KINDS, Example, Examples
+from multimodal.floors import nearest_neighbours
+from multimodal.generation import answer
+from multimodal.reading import Reader
+from multimodal.samples import sample_row
+from multimodal.store import MediaStore
+from multimodal.task import CaptioningTask
 
-EVALUATION_BATCH = 128
-TELL_EVERY_S = 5.0
-"""Seconds between two lines about the encoding of pictures."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The usable pictures of one side of the split."""
-
-    items: Sequence[CaptionedImage]
-    all_NPF: Tensor
-    """The features of both sides: sliced when they are needed, not copied."""
-    rows: Sequence[int]
-    """Which of them are of these items."""
-
-    def features(self, places: Sequence[int] | None = None) -> Tensor:
-        """features_BPF of the items at some places, or of all."""
-        rows = self.rows if places is None else [self.rows[place] for place in places]
-        return self.all_NPF[rows]
-
-    def pairs(self) -> list[tuple[int, str]]:
-        """The place of an item and a caption of it, for all captions."""
-        return [(place, text) for place, item in enumerate(self.items) for text in item.captions]
+TOKENIZER_NAME = "tokenizer"
+LANGUAGE_MODEL_NAME = "language_model.json"
+EVALUATION_BATCH = 64
 
 
 class CaptioningTrainer(Trainer):
-    """Trains a captioner on encoded pictures: Twemoji, or a manifest of one's own.
+    """Trains a language model on examples with media: captions, transcripts, answers.
 
     >>> from multimodal.config import CaptioningConfig
     >>> CaptioningTrainer(CaptioningConfig(data="pictures/captions.jsonl")).train()  # doctest: +SKIP
@@ -64,43 +50,57 @@ class CaptioningTrainer(Trainer):
 
     config: CaptioningConfig
     tokenizer: Tokenizer
-    encoder: GridEncoder
-    evaluation: CaptionEvaluation
-    bad: list[MediaError]
-    """Pictures that were skipped."""
+    store: MediaStore
+    reader: Reader
+    evaluation: Evaluation
+    examples: Examples | None = None
+    """The data, where they do not come from `config.data`: set it before training."""
 
     def build(self) -> tuple[Task, BatchSource]:
-        """Encode the pictures, or read them from the cache; make the captioner, its task and its batches."""
+        """Decode and encode the media, or read features from the cache; make the captioner, its task and batches."""
         config, runtime = self.config, self.runtime
-        data = load_pictures(config)
-        began = self._told_s = time.perf_counter()
-        self.encoder = build_encoder(
-            config.encoder, config.image_side, config.grid, device=runtime.device, dtype=runtime.dtype
+        data = self.examples or load_examples(config.data, test_fraction=config.test_fraction)
+        data = dataclasses.replace(
+            data,
+            scoring=config.scoring or data.scoring,
+            train=[changed(example, config.media_change) for example in data.train],
+            test=[changed(example, config.media_change) for example in data.test],
         )
-        self._train, self._test = self._encode(data)
-        self.encoding_s = time.perf_counter() - began
-        pairs = self._train.pairs()
-        self.tokenizer = self._tokenizer([text for _, text in pairs])
-        captioner = build_captioner(config, self.encoder, self.tokenizer)
-        captioner.fusion.standardise_by(self._train.features())
-        self.evaluation = CaptionEvaluation(
-            self._generate,
-            self._test.features(),
-            [item.captions for item in self._test.items],
-            blank=captioner.fusion.blank,
-            seed=config.seed,
+        found = {medium.kind for example in (*data.train, *data.test) for medium in example.media}
+        encoders = {kind: build_encoder(kind, config) for kind in KINDS if kind in found}
+        self.store = MediaStore(
+            encoders,
+            runtime,
+            folder=config.cache or cache_dir() / "features",
+            max_bad_fraction=config.max_bad_fraction,
+            keep=config.keep_media,
+            tell=None if self.quiet else Display().note,
         )
-        ids = [self._ids(text, self._train.items[place].image) for place, text in pairs]
-        self._held_out_ids = [
-            (place, self._ids(text, self._test.items[place].image)) for place, text in self._test.pairs()
-        ]
-        # A compiled step wants one shape; otherwise a batch is as long as its longest caption.
-        length = max(map(len, ids)) + 2 if runtime.compile else None
-
-        def collate(chosen: list[int]) -> CaptionBatch:
-            pictures = self._train.features([pairs[index][0] for index in chosen])
-            return self._batch(pictures, [ids[index] for index in chosen], length)
-
+        usable = {id(example) for example in self.store.add((*data.train, *data.test))}
+        self.train_examples = [example for example in data.train if id(example) in usable]
+        self.test_examples = [example for example in data.test if id(example) in usable]
+        self._notes = list(data.notes)
+        if not (self.train_examples and self.test_examples):
+            raise ValueError(f"{config.data} has no usable example to train on, or none to test on")
+        model, self.tokenizer = self._language_model()
+        self.reader = Reader(
+            self.tokenizer,
+            lambda kind, count: captioner.num_embeddings(kind, count),
+            in_sequence=config.fusion not in ("concat", "gated_cross_attention"),
+            max_target_tokens=config.max_target_tokens,
+            max_length=model.config.max_length,
+            bidirectional=config.bidirectional,
+        )
+        captioner = build_captioner(config, encoders, model, self.reader.eos_id)
+        for kind, encoder in encoders.items():
+            if encoder.frozen:
+                adapter = captioner.adapters[kind]
+                assert isinstance(adapter, Adapter)
+                trained = {self.store.index(m) for e in self.train_examples for m in e.media if m.kind == kind}
+                adapter.standardise_by([self.store.inputs[kind][index] for index in sorted(trained)])
+        # Both before training, so that a text which does not fit is an error now.
+        pairs, self._test_pairs = self._pairs(self.train_examples), self._pairs(self.test_examples)
+        self.evaluation = Evaluation(self._generate, self.test_examples, data.scoring, seed=config.seed)
         task = CaptioningTask(
             captioner,
             config.optim,
@@ -110,37 +110,48 @@ class CaptioningTrainer(Trainer):
             score=self.evaluation.score,
             held_out=self._held_out,
         )
-        return task, ShuffledBatches(len(pairs), config.batch_size, config.seed, collate)
+        return task, self._batches(pairs)
 
     def write_samples(self, task: Task, folder: Path, step: int) -> None:
-        """Held-out pictures with what the model says of them, for the report."""
+        """Held-out examples with what the model says of them, for the report."""
+        texts = self.evaluation.texts
         chosen = self._chosen(self.config.num_samples)
-        write_samples(folder, step, [self._sample(index, self.evaluation.captions[index]) for index in chosen])
+        rows = [sample_row(self.test_examples[index], texts[index], self.config.out) for index in chosen]
+        write_samples(folder, step, rows)
 
     def sample(self, num_samples: int) -> list[dict[str, Any]]:
-        """Held-out pictures, their captions by the present model, their references, and whether they agree."""
-        chosen = self._chosen(num_samples)
+        """Held-out examples, what the present model says, their references, and whether they agree."""
+        chosen = [self.test_examples[index] for index in self._chosen(num_samples)]
         with self._task.updater.averaged():
-            said = self._generate(self._test.features(chosen))
-        return [self._sample(index, text) for index, text in zip(chosen, said)]
+            said = self._generate(chosen, False)
+        return [sample_row(example, text, self.config.out) for example, text in zip(chosen, said)]
 
     def report_sections(self) -> Mapping[str, Any]:
-        """Floors, controls and confidence intervals; what was skipped, and how long encoding took."""
+        """Floors, controls and confidence intervals; what was skipped."""
         with self._task.updater.averaged():
-            rows = self.evaluation.rows(self._train.features(), [item.captions[0] for item in self._train.items])
+            rows = self.evaluation.rows(self.train_examples, self._nearest())
+        bad = self.store.bad
         notes = [
-            f"{len(self._train.items)} training and {len(self._test.items)} test pictures; {len(self.bad)} could not "
-            "be used" + "".join(f"; {error}" for error in self.bad[:10]),
-            f"pictures encoded by {self.encoder.name} in {self.encoding_s:.0f} s (the cache included)",
-            f"intervals are 95 % over the test pictures; {self.evaluation.signature}",
+            f"{len(self.train_examples):,} training and {len(self.test_examples):,} test examples; {len(bad)} media "
+            "could not be used" + "".join(f"; {error}" for error in bad[:10]),
+            *(f"{kind}: {encoder.name}" for kind, encoder in self.store.encoders.items()),
+            *self._notes,
+            *self.evaluation.notes(),
         ]
         return {"rows": rows, "notes": notes}
 
     def save(self, folder: Path | str) -> Path:
-        """Weights, config and tokenizer: what `CaptioningPipeline.load` takes."""
+        """Weights, config, shape of the language model and tokenizer: what `CaptioningPipeline.load` takes."""
         folder = super().save(folder)
         self.tokenizer.save(folder / TOKENIZER_NAME)
+        write_shape(folder, self._task.captioner.model)
         return folder
+
+    def export_parts(self) -> tuple[Any, Any]:
+        """The language model alone, without what it reads media with, for `trillium export`."""
+        if self.config.lora_rank or self.config.fusion == "gated_cross_attention":
+            return super().export_parts()
+        return self._task.captioner.model, self.tokenizer
 
     @property
     def _task(self) -> CaptioningTask:
@@ -149,111 +160,125 @@ class CaptioningTrainer(Trainer):
         return task
 
     def _chosen(self, count: int) -> list[int]:
-        """The test pictures that samples show: always the same, spread over the set."""
-        total = len(self._test.items)
+        """The test examples that samples show: always the same, spread over the set."""
+        total = len(self.test_examples)
         return [index * total // min(count, total) for index in range(min(count, total))]
 
-    def _sample(self, index: int, text: str) -> dict[str, Any]:
-        item = self._test.items[index]
-        return {
-            "image": os.path.relpath(item.image.resolve(), self.config.out.resolve()),
-            "text": text,
-            "reference": item.captions[0] if len(item.captions) == 1 else list(item.captions),
-            "ok": text.split() in [caption.split() for caption in item.captions],
-        }
+    def _language_model(self) -> tuple[Transformer, Tokenizer]:
+        """The model, fresh or pretrained, and the tokenizer: the run's own where it was written already."""
+        config = self.config
+        folder = config.out / TOKENIZER_NAME
+        loaded, tokenizer = None, None
+        if config.init_from is not None:
+            loaded, tokenizer = load_language_model(config.init_from)
+        resumed = folder.is_dir() and any((config.out / CHECKPOINTS_NAME).glob("step-*"))
+        if resumed:
+            tokenizer = load_tokenizer(folder)  # so that a resumed run reads the same ids
+        elif tokenizer is None:
+            tokenizer = train_tokenizer(config, self.train_examples)
+        base = loaded.config if loaded else dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+        model = build_language_model(config, language_model_shape(config, base), loaded)
+        if distributed.is_main() and not resumed:
+            tokenizer.save(folder)
+            write_shape(config.out, model)
+        return model, tokenizer
 
-    def _encode(self, data: CaptionedImages) -> tuple[_Part, _Part]:
-        # In one order whatever the split is, so that all splits of a set share an entry of the cache.
-        paths = sorted({item.image for item in (*data.train, *data.test)})
-        if not distributed.is_main():
-            distributed.barrier()  # the main process encodes; the others find it done
-        encoded = encode_images(
-            paths,
-            self.encoder,
-            folder=self.config.cache,
-            max_bad_fraction=self.config.max_bad_fraction,
-            on_progress=self._tell,
+    def _pairs(self, examples: Sequence[Example]) -> list[tuple[Prompt, list[int]]]:
+        """Prompt and target for every text of every example. Raises `TooLong`."""
+        prompts = [self.reader.prompt(example, self.store) for example in examples]
+        return [
+            (prompt, self.reader.target(example, text))
+            for example, prompt in zip(examples, prompts)
+            for text in example.targets
+        ]
+
+    def _batches(self, pairs: Sequence[tuple[Prompt, list[int]]]) -> BatchSource:
+        config = self.config
+        lengths = [len(prompt.ids) + len(target) - 1 for prompt, target in pairs]
+        # A compiled step wants one shape; otherwise a batch is as long as its longest row.
+        fixed = self.runtime.compile and not config.pack
+        length = max(lengths) if fixed else None
+        target_length = max(len(target) for _, target in pairs) if fixed else None
+        pack_to = self.reader.max_length if config.pack else None
+
+        def collate(chosen: list[int]) -> list[CaptionBatch]:
+            micros = [chosen[start :: config.optim.accumulate] for start in range(config.optim.accumulate)]
+            return [
+                self.reader.batch(
+                    [pairs[index][0] for index in micro], [pairs[index][1] for index in micro], self.store,
+                    pack_to=pack_to, length=length, target_length=target_length,
+                )
+                for micro in micros if micro
+            ]  # fmt: skip
+
+        names = [example.key or text for example in self.train_examples for text in example.targets]
+        batches = ShuffledBatches(
+            len(pairs), config.batch_size, config.seed, collate, lengths=lengths if config.bucket else None
         )
-        if distributed.is_main():
-            distributed.barrier()
-        self.bad = encoded.bad
-        row_of = {paths[index]: row for row, index in enumerate(encoded.kept)}
-        parts = []
-        for side in (data.train, data.test):
-            items = [item for item in side if item.image in row_of]
-            parts.append(_Part(items, encoded.features_NPF, [row_of[item.image] for item in items]))
-        if not (parts[0].items and parts[1].items):
-            raise ValueError(f"{self.config.data} has no usable picture to train on, or none to test on")
-        return parts[0], parts[1]
-
-    def _tell(self, done: int, total: int) -> None:
-        """Say now and then how far encoding is: it can take longer than training."""
-        now = time.perf_counter()
-        if not self.quiet and now - self._told_s >= TELL_EVERY_S:
-            self._told_s = now
-            Display().note(f"encoded {done:,} of {total:,} pictures (kept for the next run)")
-
-    def _tokenizer(self, captions: list[str]) -> Tokenizer:
-        """The run's own tokenizer where it was written already, so that a resumed run reads the same ids."""
-        folder = self.config.out / TOKENIZER_NAME
-        if folder.is_dir() and any((self.config.out / CHECKPOINTS_NAME).glob("step-*")):
-            return load_tokenizer(folder)
-        tokenizer: Tokenizer
-        if self.config.tokenizer == "word":
-            from core.text.words import WordTokenizer
-
-            tokenizer = WordTokenizer.train(captions)
-        elif self.config.tokenizer == "char":
-            from core.text.characters import CharTokenizer
-
-            tokenizer = CharTokenizer.train(captions)
-        else:
-            from core.text.bytelevel import BPETokenizer
-
-            tokenizer = BPETokenizer.train(captions, vocab_size=self.config.bpe_size)
-        tokenizer.save(folder)
-        return tokenizer
-
-    def _ids(self, caption: str, image: Path) -> list[int]:
-        ids = self.tokenizer.encode(caption)
-        if len(ids) + 1 > self.config.max_caption_tokens:
-            raise ValueError(
-                f"the caption of {image} has {len(ids) + 1} tokens, end-of-sequence counted, more than "
-                f"max_caption_tokens={self.config.max_caption_tokens}: raise it, or shorten the caption"
-            )
-        return ids
-
-    def _batch(self, features_BPF: Tensor, ids: Sequence[Sequence[int]], length: int | None = None) -> CaptionBatch:
-        bos_id, eos_id = self.tokenizer.bos_id, self.tokenizer.eos_id
-        assert bos_id is not None
-        assert eos_id is not None
-        return caption_batch(features_BPF, ids, bos_id=bos_id, eos_id=eos_id, length=length)
+        return WorkerBatches(batches, config.workers, name_of=names.__getitem__)
 
     def _held_out(self) -> Iterator[CaptionBatch]:
-        for start in range(0, len(self._held_out_ids), EVALUATION_BATCH):
-            part = self._held_out_ids[start : start + EVALUATION_BATCH]
-            yield self._batch(self._test.features([place for place, _ in part]), [ids for _, ids in part])
+        for start in range(0, len(self._test_pairs), EVALUATION_BATCH):
+            part = self._test_pairs[start : start + EVALUATION_BATCH]
+            yield self.reader.batch([prompt for prompt, _ in part], [target for _, target in part], self.store)
 
-    def _generate(self, features_NPF: Tensor) -> list[str]:
-        return generate_captions(
-            self._task.captioner,
-            features_NPF,
-            self.tokenizer.decode,
-            self.runtime,
-            beams=self.config.beams,
-            batch_size=EVALUATION_BATCH,
+    def _generate(self, examples: Sequence[Example], blank: bool) -> list[str]:
+        """What the model says of examples; media that are not those of the run are read for this once."""
+        store = self.store
+        if any(not store.holds(medium) for example in examples for medium in example.media):
+            store = store.beside()
+            store.add(examples)
+        captioner = self._task.captioner
+        if blank:
+            with captioner.blanked():
+                return self._answers(captioner, examples, store)
+        return self._answers(captioner, examples, store)
+
+    def _answers(self, captioner: Captioner, examples: Sequence[Example], store: MediaStore) -> list[str]:
+        prompts: list[Prompt] = [self.reader.prompt(example, store) for example in examples]
+        return answer(
+            captioner, self.reader, prompts, store, self.runtime, beams=self.config.beams, batch_size=EVALUATION_BATCH
         )
 
+    def _nearest(self) -> list[str]:
+        """For each test example the first text of the training example whose media are nearest on average."""
+        train = torch.stack([self._mean_features(example) for example in self.train_examples])
+        test = torch.stack([self._mean_features(example) for example in self.test_examples])
+        found = nearest_neighbours(train, test, cosine=True)
+        return [self.train_examples[index].targets[0] for index in found]
 
-def load_pictures(config: CaptioningConfig) -> CaptionedImages:
-    """The pictures and captions that a config names.
+    def _mean_features(self, example: Example) -> torch.Tensor:
+        """One vector: over each kind of media the mean over time, behind one another."""
+        parts = []
+        for kind, inputs in self.store.inputs.items():
+            own = [self.store.features(medium) for medium in example.media if medium.kind == kind]
+            size = inputs[0][0].numel()
+            means = [features.float().mean(0).flatten() for features in own] or [torch.zeros(size)]
+            parts.append(torch.stack(means).mean(0))
+        return torch.cat(parts) if parts else torch.zeros(1)
 
-    Raises:
-        MissingData: Twemoji's packages are not on this machine.
-        ManifestError: the manifest cannot be used.
-    """
-    if config.data != "twemoji":
-        return load_manifest(Path(config.data), test_fraction=config.test_fraction)
-    parts = twemoji.split(twemoji.load(), config.split)
-    train, test = ([CaptionedImage(item.image, (item.caption,)) for item in part] for part in (parts.train, parts.test))
-    return CaptionedImages(train, test)
+
+def train_tokenizer(config: CaptioningConfig, examples: Sequence[Example]) -> Tokenizer:
+    """A tokenizer of the config's kind for the texts of training examples, prompts and targets."""
+    texts = [part for example in examples for part in example.prompt if isinstance(part, str)]
+    texts += [text for example in examples for text in example.targets]
+    if config.tokenizer == "word":
+        from core.text.words import WordTokenizer
+
+        return WordTokenizer.train(texts)
+    if config.tokenizer == "char":
+        from core.text.characters import CharTokenizer
+
+        return CharTokenizer.train(texts)
+    from core.text.bytelevel import BPETokenizer
+
+    return BPETokenizer.train(texts, vocab_size=config.bpe_size)
+
+
+def write_shape(folder: Path, model: Transformer) -> None:
+    """Note the shape of a captioner's language model, so that it can be built without what it started from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LANGUAGE_MODEL_NAME
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(configfile.encode(model.config), indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

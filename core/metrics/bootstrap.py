@@ -11,6 +11,7 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +32,17 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+class BootstrapSettings(TypedDict, total=False):
+    """The options that every function here takes, for those who pass them on."""
+
+    level: float
+    """Of the confidence intervals, 0.95 by default."""
+    num_resamples: int
+    """1000 by default."""
+    seed: int
+    """0 by default."""
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """First minus second system on the same items."""
@@ -45,12 +57,35 @@ class PairedDifference:
         return self.difference.low > 0 or self.difference.high < 0
 
 
+@dataclass(frozen=True)
+class PairedRatio:
+    """First divided by second system on the same items."""
+
+    ratio: Interval
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes 1."""
+        return self.ratio.low > 1 or self.ratio.high < 1
+
+
 def bootstrap_mean(values_N: ArrayLike, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> Interval:
     """Interval of the mean of per-item scores (CIDEr-D, exact match, episode returns)."""
     column_N1 = _as_items(values_N)[:, None]
     return bootstrap_sums(
         column_N1, lambda sums_R1: sums_R1[:, 0] / len(column_N1), level=level, num_resamples=num_resamples, seed=seed
     )
+
+
+def bootstrap_median(values_N: ArrayLike, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> Interval:
+    """Interval of the median of per-item scores (ranks, seconds)."""
+    sorted_N = np.sort(_as_items(values_N))
+    num_items = len(sorted_N)
+    # The k-th smallest of a resample is the first item with which more than k draws are counted.
+    drawn_RN = resample_counts(num_items, num_resamples, seed).cumsum(1)
+    middle = [sorted_N[(drawn_RN > place).argmax(1)] for place in ((num_items - 1) // 2, num_items // 2)]
+    medians_R = (middle[0] + middle[1]) / 2
+    return _interval(float(np.median(sorted_N)), medians_R, level, num_resamples, seed, num_items)
 
 
 def bootstrap_sums(
@@ -112,6 +147,29 @@ def paired_difference_of_sums(
     interval = _interval(value, differences_R, level, num_resamples, seed, len(first_NF))
     against = min(int((differences_R <= 0).sum()), int((differences_R >= 0).sum()))
     return PairedDifference(interval, min(1.0, 2 * (against + 1) / (num_resamples + 1)))
+
+
+def paired_ratio(
+    first_N: ArrayLike, second_N: ArrayLike, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> PairedRatio:
+    """Ratio of the means of two systems on the same items, as for costs or error rates; both are resampled together.
+
+    Raises:
+        ValueError: where the second system's mean is not positive, in all items or in a resample: no ratio then.
+    """
+    first_N, second_N = _as_items(first_N), _as_items(second_N)
+    if len(first_N) != len(second_N):
+        raise ValueError(f"a paired comparison needs the same items, got {len(first_N)} and {len(second_N)} scores")
+
+    def score(sums_R2: NDArray) -> NDArray:
+        if (sums_R2[:, 1] <= 0).any():
+            raise ValueError(
+                "a ratio needs a second system whose mean stays above 0 in every resample: use paired_difference"
+            )
+        return sums_R2[:, 0] / sums_R2[:, 1]
+
+    statistics_N2 = np.stack([first_N, second_N], 1)
+    return PairedRatio(bootstrap_sums(statistics_N2, score, level=level, num_resamples=num_resamples, seed=seed))
 
 
 def resample_counts(num_items: int, num_resamples: int, seed: int) -> NDArray[np.float64]:

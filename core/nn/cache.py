@@ -40,6 +40,8 @@ class KVCache:
         shape = (batch, kv_heads, 0 if device.type == "cpu" else capacity, head_width)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.shift_BD: Tensor | None = None
+        """What is added to every embedding of a row."""
         self.memory: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
         """Keys, values and bias of the cross-attention memory by layer, computed at the first call."""
 
@@ -108,6 +110,7 @@ class KVCache:
         if self.mask_BS is not None:
             self.mask_BS = self.mask_BS[rows]
         self.next_position_B = self.next_position_B[rows]
+        self.shift_BD = None if self.shift_BD is None else self.shift_BD[rows]
         self.memory = {
             layer: (k[rows], v[rows], None if bias is None else bias[rows])
             for layer, (k, v, bias) in self.memory.items()

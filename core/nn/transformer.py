@@ -7,6 +7,7 @@ H = query heads, G = key-value heads, K = head width, M = memory positions.
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import ModelConfig
 from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
-from core.nn.block import Block, build_norm
+from core.nn.block import Block, CrossAttention, build_norm
 from core.nn.cache import KVCache
 from core.nn.decoder import DecodingBlock, rearranged
 from core.nn.rotary import rotary_table
@@ -88,6 +89,22 @@ class Transformer(nn.Module):
             else:
                 parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
 
+    def add_cross_attention(self, every: int) -> None:
+        """Put cross-attention into every n-th block of a model that has none; its gates are closed.
+
+        Args:
+            every: n.
+        """
+        if self.config.cross_attention_every:
+            raise ValueError("the model has cross-attention already")
+        self.config = replace(self.config, cross_attention_every=every)
+        for index in range(every - 1, len(self.model.layers), every):
+            cross = CrossAttention(self.config, index).to(self.model.embed_tokens.weight)
+            for parameter in cross.parameters():
+                if parameter.dim() > 1:
+                    nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
+            self.model.layers[index].cross_attn = cross
+
     def num_parameters(self) -> int:
         """Number of parameters; a tied output projection counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
@@ -141,12 +158,13 @@ class Transformer(nn.Module):
         embeddings_BTD: Tensor | None = None,
         *,
         key_mask_BS: Tensor | None = None,
-        prefix_B: Tensor | None = None,
+        prefix_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         cache: KVCache | None = None,
         memory_BMD: Tensor | None = None,
         memory_mask_BM: Tensor | None = None,
+        shift_BD: Tensor | None = None,
     ) -> Tensor:
         """Read a sequence and return the hidden states after the final norm.
 
@@ -155,12 +173,14 @@ class Transformer(nn.Module):
             embeddings_BTD: inputs that are not tokens: projected pictures, soft tokens of a Gumbel generator.
             key_mask_BS: bool, True = a real token; padding may stand on either side. With a cache it covers the
                 T new positions only.
-            prefix_B: int64; the first prefix_B[b] positions (padding included) see one another in both directions.
+            prefix_BT: bool; True = every position of the row, or of its document, may see this one: the prefix of a
+                prefix language model. It has to be read in one call.
             documents_BT: int64 ids of packed documents; attention stays inside a document.
             positions_BT: int64 position indices. By default they count real tokens, from 0 in every document.
             cache: keys and values of the positions before; it grows by T.
             memory_BMD: what cross-attention blocks attend to; with a cache only the first call needs it.
             memory_mask_BM: bool, True = a real memory position.
+            shift_BD: added to every embedding of the row; with a cache only the first call needs it.
 
         Returns:
             hidden_BTD.
@@ -178,7 +198,11 @@ class Transformer(nn.Module):
         num_new = x_BTD.shape[1]
         stack: Iterable[Any] = (self.decoding_blocks if cache is not None else None) or self.model.layers
         positions = self._positions(x_BTD, key_mask_BS, documents_BT, positions_BT, cache)
-        bias = self._bias(x_BTD, key_mask_BS, prefix_B, documents_BT, cache)
+        bias = self._bias(x_BTD, key_mask_BS, prefix_BT, documents_BT, cache)
+        if cache is not None:
+            shift_BD = cache.shift_BD = cache.shift_BD if shift_BD is None else shift_BD
+        if shift_BD is not None:
+            x_BTD = x_BTD + shift_BD[:, None].to(x_BTD.dtype)
         rotary: tuple[Tensor, Tensor] | None = None
         if self.config.positions == "learned":
             x_BTD = x_BTD + self.model.embed_positions(positions)
@@ -233,7 +257,7 @@ class Transformer(nn.Module):
         self,
         x_BTD: Tensor,
         key_mask_BS: Tensor | None,
-        prefix_B: Tensor | None,
+        prefix_BT: Tensor | None,
         documents_BT: Tensor | None,
         cache: KVCache | None,
     ) -> Tensor | None:
@@ -243,7 +267,7 @@ class Transformer(nn.Module):
         start = cache.length if cache is not None else 0
         total = start + num_new
         padded = key_mask_BS is not None or (cache is not None and cache.mask_BS is not None)
-        if not padded and prefix_B is None and documents_BT is None:
+        if not padded and prefix_BT is None and documents_BT is None:
             if cache is None:
                 # None asks the fused kernel for its own causal mask; the bmm path shares one bias among the layers.
                 return causal_bias(num_new, total, dtype, device) if uses_bmm(device, total) else None
@@ -251,8 +275,8 @@ class Transformer(nn.Module):
         query = torch.arange(start, total, device=device)
         key = torch.arange(total, device=device)
         allowed = key[None, None, :] <= query[None, :, None]
-        if prefix_B is not None:
-            allowed = allowed | (key[None, None, :] < prefix_B[:, None, None])
+        if prefix_BT is not None:
+            allowed = allowed | prefix_BT[:, None, :]
         if documents_BT is not None:
             allowed = allowed & (documents_BT[:, :, None] == documents_BT[:, None, :])
         if padded:

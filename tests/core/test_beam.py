@@ -142,13 +142,14 @@ def test_forbidden_tokens_never_occur(sharp):
     assert only.finished_B.all()
 
 
-def test_prefixes_and_memory_reach_every_beam(sharp):
+def test_embedded_prompts_and_memory_reach_every_beam(sharp):
     model = sharp()
-    prefix = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]
-    with torch.no_grad():
-        embedded = model.embed(torch.tensor(prefix))
-    found = beam_search(model, PROMPTS, beams=3, max_new_tokens=8, prefix_BPD=embedded)
-    expected = beam_search(model, [a + b for a, b in zip(prefix, PROMPTS)], beams=3, max_new_tokens=8)
+
+    def embed(tokens_BT):
+        return model.embed(tokens_BT.abs())
+
+    found = beam_search(model, [[-20, -21, *prompt] for prompt in PROMPTS], beams=3, max_new_tokens=8, embed=embed)
+    expected = beam_search(model, [[20, 21, *prompt] for prompt in PROMPTS], beams=3, max_new_tokens=8)
     assert found.lists() == expected.lists()
 
     crossing = sharp(cross_attention_every=1)

@@ -5,9 +5,11 @@ import pytest
 
 from core.metrics.bootstrap import (
     bootstrap_mean,
+    bootstrap_median,
     bootstrap_sums,
     paired_difference,
     paired_difference_of_sums,
+    paired_ratio,
     resample_counts,
 )
 
@@ -89,6 +91,48 @@ def test_paired_difference_is_antisymmetric():
     assert one.p_value == other.p_value
     sums = paired_difference_of_sums(first[:, None], second[:, None], lambda sums: sums[:, 0] / 50)
     assert sums.difference.low == pytest.approx(one.difference.low)
+
+
+def test_median_is_that_of_each_resample():
+    values = np.array([7.0, 1.0, 100.0, 2.0, 2.0])
+    for numbers in (values, values[:4]):
+        interval = bootstrap_median(numbers, num_resamples=300, seed=5, level=0.9)
+        # The same draws, but of the sorted numbers, each written out as often as it is drawn.
+        counts = resample_counts(len(numbers), 300, seed=5).astype(int)
+        medians = [np.median(np.repeat(np.sort(numbers), row)) for row in counts]
+        assert interval.value == np.median(numbers)
+        assert (interval.low, interval.high) == pytest.approx(tuple(np.percentile(medians, [5, 95])))
+
+
+def test_ratio_of_means_by_hand():
+    # Every item costs twice as much: 2 whatever is drawn, though the items differ tenfold.
+    paired = paired_ratio([2.0, 20.0, 6.0], [1.0, 10.0, 3.0])
+    assert (paired.ratio.value, paired.ratio.low, paired.ratio.high) == pytest.approx((2, 2, 2))
+    assert paired.significant
+    # (1 + 5) / (2 + 2), not the mean of 1/2 and 5/2; of a single item drawn twice 1/2 or 5/2.
+    paired = paired_ratio([1.0, 5.0], [2.0, 2.0])
+    assert (paired.ratio.value, paired.ratio.low, paired.ratio.high) == pytest.approx((1.5, 0.5, 2.5))
+    assert not paired.significant
+
+
+def test_ratio_covers_the_truth_as_often_as_it_says():
+    chance = np.random.default_rng(6)
+    covered = 0
+    for trial in range(200):
+        size = chance.uniform(1, 10, 100)
+        first, second = size * chance.uniform(1, 2, 100), size * chance.uniform(0.5, 1.5, 100)
+        ratio = paired_ratio(first, second, num_resamples=300, seed=trial).ratio
+        covered += ratio.low <= 1.5 <= ratio.high
+    assert 180 <= covered <= 199
+
+
+def test_a_ratio_to_nothing_is_refused():
+    with pytest.raises(ValueError, match="mean stays above 0 in every resample"):
+        paired_ratio([1.0, 1.0], [0.0, 0.0])
+    with pytest.raises(ValueError, match="mean stays above 0 in every resample"):
+        paired_ratio([1.0, 1.0], [0.0, 1.0])
+    with pytest.raises(ValueError, match="same items, got 2 and 1"):
+        paired_ratio([1.0, 1.0], [1.0])
 
 
 def test_wrong_input_is_refused():

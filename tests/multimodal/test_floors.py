@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from multimodal import floors
+from multimodal.examples import Example
 
 
 def test_most_common_caption():
@@ -20,7 +21,6 @@ def test_nearest_neighbours_by_hand():
     # Distances 0.25 + 4 < 0.25 + 64; by angle the first is closer to (0, 10).
     assert floors.nearest_neighbours(train, test) == [0, 0]
     assert floors.nearest_neighbours(train, test, cosine=True) == [1, 0]
-    assert floors.nearest_captions(train, test, ["x", "y"], cosine=True) == ["y", "x"]
 
 
 def test_nearest_neighbours_agree_with_cdist():
@@ -32,10 +32,15 @@ def test_nearest_neighbours_agree_with_cdist():
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(2, 4\)"):
         floors.nearest_neighbours(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="2 training features but 1 captions"):
-        floors.nearest_captions(torch.zeros(2, 3), torch.zeros(2, 3), ["x"])
 
 
-def test_pixel_features():
-    images = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(1, 3, 1, 1)
-    torch.testing.assert_close(floors.pixel_features(images), torch.tensor([[0.0, 1.0, 0.2]]))
+def test_the_most_common_answer_to_the_same_question():
+    train = [
+        Example(("what colour?",), ("red",)), Example(("what colour?",), ("blue",)),
+        Example(("what colour?",), ("red",)),
+        Example(("how many?",), ("two",)), Example(("how many?",), ("two",)), Example(("how many?",), ("two",)),
+        Example(("really?",), ("yes",)), Example(("really?",), ("no",)),
+    ]  # fmt: skip
+    asked = [Example((question,), ("?",)) for question in ("what colour?", "how many?", "really?", "what else?")]
+    # Of equally common answers the alphabetically first; "two" is the most common of all.
+    assert floors.most_common_answers(train, asked) == ["red", "two", "no", "two"]

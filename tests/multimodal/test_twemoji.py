@@ -94,6 +94,8 @@ def test_split_rules_on_made_up_items():
 def test_bad_split_names_are_refused():
     with pytest.raises(ValueError, match="must be A, B or C, got 'D'"):
         twemoji.split([], "D")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be A, B or C, got 'D'"):
+        twemoji.examples(split="D")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="validation"):
         twemoji.split([], "A", validation=0.9)
 
@@ -112,6 +114,18 @@ def test_the_real_set_has_the_published_size(items: list[Item]):
 def test_the_real_splits_have_the_published_size(items: list[Item], name: twemoji.SplitName, size: int):
     parts = twemoji.split(items, name)
     assert (len(parts.train), len(parts.test)) == (3953 - size, size)
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C"])
+def test_examples_are_the_items_of_the_split(items: list[Item], name: twemoji.SplitName):
+    parts, made = twemoji.split(items, name), twemoji.examples(split=name)
+    for part, examples in ((parts.train, made.train), (parts.test, made.test)):
+        assert [(example.media[0].source, example.targets, example.key) for example in examples] == [
+            (item.image, (item.caption,), item.key) for item in part
+        ]
+        assert all(len(example.prompt) == 1 and example.media[0].kind == "image" for example in examples)
+    assert made.scoring == "captions"
+    assert f"{len(parts.test)} held out by split {name}" in made.notes[0]
 
 
 def test_composition_split_holds_out_nothing_but_combinations(items: list[Item]):

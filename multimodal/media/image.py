@@ -8,6 +8,7 @@ here; beyond that, data that we fetch is compared with its SHA-256 (`core.pretra
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.errors import UserError
+from multimodal.media.errors import MediaError, TooManyBadFiles, reported_as_damage, require_file
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 """The decoders that may run. Everything else that Pillow can read (EPS starts a program) is refused."""
@@ -24,29 +25,6 @@ MAX_PIXELS = 2**25
 """Pictures with more pixels are refused before they are decoded: 33.5 million, about 100 MB as RGB."""
 MAX_FILE_BYTES = 2**26
 """Files above 64 MiB are refused before they are opened."""
-
-
-class MediaError(UserError):
-    """One file that cannot be used, and why."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-
-class TooManyBadFiles(UserError):
-    """More files are damaged than the run accepts."""
-
-    exit_code = 1
-
-    def __init__(self, bad: Sequence[MediaError], total: int, max_bad_fraction: float) -> None:
-        listed = "".join(f"\n  {error}" for error in bad[:10])
-        super().__init__(
-            f"{len(bad)} of {total} pictures cannot be used, more than max_bad_fraction={max_bad_fraction:g} allows; "
-            f"repair or remove them, or raise the limit. The first ones:{listed}"
-        )
-        self.bad = list(bad)
 
 
 def load_image(path: Path, *, side: int | None = None, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -66,10 +44,16 @@ def load_image(path: Path, *, side: int | None = None, max_pixels: int = MAX_PIX
     Raises:
         MediaError: the file is missing, damaged, too large or in another format.
     """
-    # The warning becomes an error here, so that no picture above Pillow's own limit is decoded either.
+    with bombs_are_errors():
+        return _load_image(Path(path), side, max_pixels)
+
+
+@contextmanager
+def bombs_are_errors() -> Iterator[None]:
+    """Turns Pillow's warning about large pictures into an error, so that none above its own limit is decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return _load_image(Path(path), side, max_pixels)
+        yield
 
 
 @dataclass(frozen=True)
@@ -139,35 +123,24 @@ def iterate_images(
 
 
 def _load_image(path: Path, side: int | None, max_pixels: int) -> Tensor:
-    try:
-        size_bytes = path.stat().st_size
-    except OSError as error:
-        raise MediaError(path, error.strerror or "cannot be opened") from error
-    if not path.is_file():
-        raise MediaError(path, "not a file")
-    if size_bytes == 0:
-        raise MediaError(path, "empty file")
-    if size_bytes > MAX_FILE_BYTES:
-        raise MediaError(path, f"{size_bytes} bytes, more than {MAX_FILE_BYTES}")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise MediaError(path, f"{width} x {height} pixels, more than {max_pixels}")
-            if side is not None:
-                # A JPEG can be decoded at a fraction of its size, which is much faster for photographs.
-                image.draft("RGB", (side, side))
-            image.load()
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-            if side is not None:
-                rgb = _to_square(rgb, side)
-            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
-    except MediaError:
-        raise
-    except Exception as error:
-        # Decoders raise what they like on hostile bytes (OSError, SyntaxError, struct.error, ValueError, ...): here,
-        # and only here, all of it means "this file is damaged".
-        raise MediaError(path, f"cannot be decoded ({type(error).__name__}: {error})") from error
+    require_file(path, MAX_FILE_BYTES)
+    with reported_as_damage(path), Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise MediaError(path, f"{width} x {height} pixels, more than {max_pixels}")
+        if side is not None:
+            # A JPEG can be decoded at a fraction of its size, which is much faster for photographs.
+            image.draft("RGB", (side, side))
+        image.load()
+        return to_tensor(ImageOps.exif_transpose(image), side)
+
+
+def to_tensor(image: Image.Image, side: int | None) -> Tensor:
+    """A decoded picture of any mode by the rules of `load_image`: image_3HW, uint8."""
+    rgb = _to_rgb(image)
+    if side is not None:
+        rgb = _to_square(rgb, side)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

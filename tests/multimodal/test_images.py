@@ -13,7 +13,8 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from multimodal.media import MediaError, TooManyBadFiles, load_image, load_images
+from multimodal.media.errors import MediaError, TooManyBadFiles
+from multimodal.media.image import load_image, load_images
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "GIF": "gif", "WEBP": "webp", "BMP": "bmp"}
 
@@ -209,7 +210,7 @@ def test_too_many_bad_pictures_stop_and_list_the_first_ten(tmp_path: Path):
     paths = [save(tmp_path / f"{n}.png", "PNG") for n in range(40)]
     for path in paths[:15]:
         path.write_bytes(b"")
-    with pytest.raises(TooManyBadFiles, match="13 of 40 pictures cannot be used") as caught:
+    with pytest.raises(TooManyBadFiles, match="13 of 40 image files cannot be used") as caught:
         load_images(paths, side=8, max_bad_fraction=0.3)
     message = str(caught.value)
     assert all(str(path) in message for path in paths[:10])

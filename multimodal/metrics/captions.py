@@ -1,26 +1,30 @@
-"""Caption scores without Java: BLEU-1..4, ROUGE-L, CIDEr-D and exact match, for a corpus and for every caption.
+"""Caption scores without Java: BLEU-1..4, METEOR, ROUGE-L, CIDEr-D and exact match, of a corpus and of every caption.
 
-Equal to pycocoevalcap on the same tokens. Shape suffix: N = captions.
+Equal to pycocoevalcap on the same tokens, save METEOR, which has exact and stem matches only: see
+`multimodal.metrics.meteor`. Shape suffix: N = captions.
 
 References:
     Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", ACL workshop Text Summarization Branches Out.
     Vedantam, Zitnick and Parikh 2015, "CIDEr: Consensus-based Image Description Evaluation", arXiv:1411.5726.
     Chen et al. 2015, "Microsoft COCO Captions: Data Collection and Evaluation Server", arXiv:1504.00325.
+    Liu et al. 2017, "Improved Image Captioning via Policy Gradient Optimization of SPIDEr", arXiv:1612.00370.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from core.metrics.bleu import corpus_bleu, corpus_bleu_interval
-from core.metrics.bootstrap import Interval, bootstrap_mean
+from core.metrics.bootstrap import BootstrapSettings, bootstrap_mean
 from core.metrics.ngrams import Tokens, count_ngrams, ngrams
+from multimodal.metrics.meteor import meteor_exact_stem
+from multimodal.metrics.scores import Scores
 
-_REVISION = 1
+_REVISION = 2
 _ROUGE_BETA = 1.2
 _CIDER_ORDERS = 4
 _CIDER_SIGMA = 6.0
@@ -28,24 +32,12 @@ _CIDER_SIGMA = 6.0
 Ngram = tuple[Hashable, ...]
 
 
-@dataclass(frozen=True)
-class CaptionScores:
-    """Scores of a list of captions; the keys are bleu_1 … bleu_4, rouge_l, cider_d and exact_match."""
+class CaptionScores(Scores):
+    """Scores of a list of captions; the keys are bleu_1 … bleu_4, meteor, rouge_l, cider_d and exact_match.
 
-    corpus: Mapping[str, float]
-    """CIDEr-D goes from 0 to 10, the others from 0 to 1."""
-    per_item: Mapping[str, NDArray[np.float64]]
-    """The same for each caption alone: arrays of N. Corpus BLEU is not their mean, the others are."""
-    intervals: Mapping[str, Interval]
-    """Bootstrap confidence intervals over the captions; document frequencies stay those of the whole corpus."""
-    signature: str
-    """All choices that change the numbers."""
-
-    def __getitem__(self, name: str) -> float:
-        return self.corpus[name]
-
-    def __len__(self) -> int:
-        return len(self.per_item["exact_match"])
+    CIDEr-D goes from 0 to 10, the others from 0 to 1. BLEU and METEOR of the corpus are not the means of those of its
+    captions, the others are. In the intervals the document frequencies of CIDEr-D stay those of the whole corpus.
+    """
 
 
 def caption_scores(
@@ -75,24 +67,54 @@ def caption_scores(
     bleu = corpus_bleu(tokens, tokens_of_references)
     cider = cider or CiderD(tokens_of_references)
     per_item = {f"bleu_{order}": bleu.per_item_NK[:, order - 1] for order in (1, 2, 3, 4)}
+    meteor = meteor_exact_stem(tokens, tokens_of_references)
+    per_item["meteor"] = meteor.per_item_N
     per_item["rouge_l"] = np.array([rouge_l(*pair) for pair in zip(tokens, tokens_of_references)])
     per_item["cider_d"] = cider.scores(tokens, tokens_of_references)
     per_item["exact_match"] = np.array([float(own in refs) for own, refs in zip(tokens, tokens_of_references)])
-    intervals = {
-        name: corpus_bleu_interval(bleu, int(name[-1]), level=level, num_resamples=num_resamples, seed=seed)
-        if name.startswith("bleu")
-        else bootstrap_mean(values, level=level, num_resamples=num_resamples, seed=seed)
-        for name, values in per_item.items()
-    }
+    settings: BootstrapSettings = {"level": level, "num_resamples": num_resamples, "seed": seed}
+    intervals = {f"bleu_{order}": corpus_bleu_interval(bleu, order, **settings) for order in (1, 2, 3, 4)}
+    intervals["meteor"] = meteor.interval(**settings)
+    for name in ("rouge_l", "cider_d", "exact_match"):
+        intervals[name] = bootstrap_mean(per_item[name], **settings)
     return CaptionScores(
-        corpus={name: interval.value for name, interval in intervals.items()},
         per_item=per_item,
         intervals=intervals,
         signature=(
-            f"{bleu.signature}|rouge:L beta {_ROUGE_BETA}|cider:D sigma {_CIDER_SIGMA:g} x10 {cider.signature}"
+            f"{bleu.signature}|{meteor.signature}|rouge:L beta {_ROUGE_BETA}"
+            f"|cider:D sigma {_CIDER_SIGMA:g} x10 {cider.signature}"
             f"|tok:{getattr(tokenise, '__qualname__', repr(tokenise))}|rev:{_REVISION}"
         ),
     )
+
+
+def spider(cider_d_N: ArrayLike, spice_N: ArrayLike | None) -> NDArray[np.float64]:
+    """SPIDEr of each caption: the mean of its CIDEr-D and its SPICE, the common score of audio captioning.
+
+    SPICE is not computed here: it parses captions with Stanford CoreNLP, a Java program that is not shipped. Run it
+    yourself (pycocoevalcap, aac-metrics) and give its numbers.
+
+    Args:
+        cider_d_N: `CaptionScores.per_item["cider_d"]`, from 0 to 10: audio captioning papers use that scale.
+        spice_N: of the same captions in the same order, from 0 to 1.
+
+    Returns:
+        spider_N; its mean is the score of the corpus.
+
+    Raises:
+        ValueError: without SPICE values, or where their number differs.
+    """
+    if spice_N is None:
+        raise ValueError(
+            "SPIDEr needs the SPICE value of every caption, which takes Stanford CoreNLP and is not computed here: "
+            "run SPICE elsewhere, as with pycocoevalcap, and pass its numbers"
+        )
+    cider_d_N, spice_N = np.asarray(cider_d_N, dtype=np.float64), np.asarray(spice_N, dtype=np.float64)
+    if cider_d_N.ndim != 1 or cider_d_N.shape != spice_N.shape:
+        raise ValueError(
+            f"SPIDEr needs one CIDEr-D and one SPICE value per caption, got {cider_d_N.shape} and {spice_N.shape}"
+        )
+    return (cider_d_N + spice_N) / 2
 
 
 def rouge_l(candidate: Tokens, references: Sequence[Tokens], *, beta: float = _ROUGE_BETA) -> float:
@@ -172,7 +194,8 @@ class CiderD:
             frequencies.update(seen)
         logarithm = math.log(len(corpus))
         self._unseen = logarithm
-        self._idf = {ngram: logarithm - math.log(number) for ngram, number in frequencies.items()}
+        # An n-gram of one picture weighs as much as one of none: most are left out, which makes look-ups much faster.
+        self._idf = {ngram: logarithm - math.log(number) for ngram, number in frequencies.items() if number > 1}
 
     @property
     def signature(self) -> str:

@@ -1,0 +1,96 @@
+"""From a config to a captioner: language model, adapters, placement of media."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.config import ModelConfig
+from core.errors import UserError
+from core.nn.lora import apply_lora
+from core.nn.transformer import Transformer
+from core.text.tokenizer import Tokenizer
+from multimodal.adapters import Adapter, PerceiverAdapter, PooledAdapter
+from multimodal.captioner import Captioner, Placement
+from multimodal.config import CaptioningConfig
+from multimodal.encoders.encoder import Encoder
+from multimodal.examples import Kind
+from multimodal.qformer import QFormerAdapter
+
+SMOLLM2 = Path("smollm2")
+"""The `init_from` that names the packaged SmolLM2-135M."""
+CROSS_ATTENTION_EVERY = 2
+"""Blocks between two that attend to media, where the model's config does not say."""
+
+
+def load_language_model(init_from: Path) -> tuple[Transformer, Tokenizer]:
+    """A pretrained language model and its tokenizer.
+
+    Raises:
+        UserError: it is not there, or has no tokenizer.
+    """
+    if init_from == SMOLLM2:
+        from core.pretrained.smollm2 import load_smollm2
+
+        return load_smollm2()
+    from core.pretrained.interchange import load_model
+
+    model, tokenizer = load_model(init_from)
+    if tokenizer is None:
+        raise UserError(f"{init_from} has no tokenizer.json: save its tokenizer there too")
+    return model, tokenizer
+
+
+def build_language_model(
+    config: CaptioningConfig, shape: ModelConfig, loaded: Transformer | None = None
+) -> Transformer:
+    """The language model with the adapters and cross-attention that the config asks for.
+
+    Args:
+        config: fusion and LoRA.
+        shape: of a fresh model, from `language_model_shape`.
+        loaded: a pretrained model to take instead.
+    """
+    if loaded is None:
+        bare = dataclasses.replace(shape, cross_attention_every=0) if config.lora_rank else shape
+        loaded = Transformer(bare)
+    if config.lora_rank:
+        apply_lora(loaded, rank=config.lora_rank)
+    if shape.cross_attention_every != loaded.config.cross_attention_every:
+        loaded.add_cross_attention(shape.cross_attention_every)
+    return loaded
+
+
+def language_model_shape(config: CaptioningConfig, base: ModelConfig) -> ModelConfig:
+    """`base` with cross-attention where the fusion needs it and it has none."""
+    crosses = config.fusion == "gated_cross_attention"
+    every = (base.cross_attention_every or CROSS_ATTENTION_EVERY) if crosses else 0
+    return dataclasses.replace(base, cross_attention_every=min(every, base.num_layers))
+
+
+def build_captioner(
+    config: CaptioningConfig, encoders: Mapping[Kind, Encoder], model: Transformer, eos_id: int
+) -> Captioner:
+    """The captioner around a language model."""
+    options: dict[str, Any] = {"dropout": config.media_dropout, "blank_probability": config.blank_probability}
+    resampler: dict[str, Any] = {"num_queries": config.num_queries, "num_layers": config.fusion_layers}
+    adapters: dict[Kind, Adapter] = {}
+    for kind, encoder in encoders.items():
+        if config.fusion == "perceiver":
+            adapters[kind] = PerceiverAdapter(encoder, model.width, **resampler, **options)
+        elif config.fusion == "qformer":
+            adapters[kind] = QFormerAdapter(encoder, model.width, **resampler, **options)
+        elif config.fusion == "concat":
+            adapters[kind] = PooledAdapter(encoder, model.width, **options)
+        else:
+            adapters[kind] = Adapter(encoder, model.width, **options)
+    placements: dict[str, Placement] = {"concat": "shift", "gated_cross_attention": "memory"}
+    return Captioner(
+        model,
+        adapters,
+        {kind: encoder for kind, encoder in encoders.items() if not encoder.frozen},
+        placement=placements.get(config.fusion, "sequence"),
+        eos_id=eos_id,
+        max_new_tokens=config.max_target_tokens,
+        bidirectional=config.bidirectional,
+    )

@@ -1,0 +1,47 @@
+"""Texts from prompts, in batches."""
+
+from collections.abc import Callable, Sequence
+
+from core.training.runtime import Runtime
+from multimodal.batch import Prompt
+from multimodal.captioner import Captioner
+from multimodal.reading import Reader
+from multimodal.store import MediaStore
+
+
+def answer(
+    captioner: Captioner,
+    reader: Reader,
+    prompts: Sequence[Prompt],
+    store: MediaStore,
+    runtime: Runtime,
+    *,
+    beams: int = 1,
+    batch_size: int = 64,
+    on_token: Callable[[list[int], list[int]], None] | None = None,
+) -> list[str]:
+    """The captioner's text for every prompt.
+
+    Args:
+        captioner: the model.
+        reader: made the prompts.
+        prompts: what to answer.
+        store: holds their media.
+        runtime: device and precision.
+        beams: width of the beam; 1 is greedy.
+        batch_size: prompts at a time, those of about equal length together.
+        on_token: called with rows and tokens as they come, where all prompts are one batch and `beams` is 1.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        contexts = reader.contexts([prompts[index] for index in part], store).to(runtime.device)
+        with runtime.autocast():
+            if beams == 1:
+                samples = captioner.sample(contexts, greedy=True, on_token=on_token)
+            else:
+                samples = captioner.beam(contexts, beams=beams)
+        for index, ids in zip(part, samples.lists()):
+            texts[index] = reader.tokenizer.decode(ids)
+    return texts

@@ -1,0 +1,1 @@
+"""Pictures, sounds and clips from files that may be damaged or hostile."""

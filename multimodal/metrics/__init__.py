@@ -1,0 +1,1 @@
+"""Scores of captions, words, answers, retrieval and picture-text agreement, each with bootstrap intervals."""
