@@ -93,4 +93,26 @@ def _prompt(pipeline: "CaptioningPipeline", files: Iterable[Path], prompt: str) 
     return [*media, prompt] if prompt else media
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"caption": caption, "search": search}
+def speak(arguments: list[str]) -> int:
+    """Speak a text with a trained speaker: a sound file."""
+    parser = Parser("speak", "Write the sound of a text, as a run's speaker says it.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory of a speaker, or a folder it was saved to")
+    parser.add_argument("text", metavar="TEXT", help="what to say; case and punctuation do not matter")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="sound file to write: .wav or .flac")
+    parser.add_argument("--seed", type=int, default=0, help="another number, another rendering (default 0)")
+    parser.add_argument("--device", default="auto", help="`auto` or a torch device such as cpu or cuda:1")
+    options = parser.parse_args(arguments)
+    if options.out.suffix.lower() not in (".wav", ".flac"):
+        parser.error(f"--out {options.out}: sounds are written as .wav or .flac")
+    from multimodal.media.audio import save_audio
+    from multimodal.speaking.codec import RATE
+    from multimodal.speaking.speaker import Speaker
+
+    waveform = Speaker.load(options.run, device=options.device).speak(options.text, seed=options.seed)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_audio(options.out, waveform, RATE)
+    print(f"{options.out}\t{len(waveform) / RATE:.2f} s")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"caption": caption, "search": search, "speak": speak}

@@ -30,8 +30,9 @@ class Medium:
 
     @property
     def name(self) -> str:
-        """For messages: the file, or the kind of content that has none."""
-        return str(self.source) if isinstance(self.source, Path) else f"{self.kind} without a file"
+        """For messages: the file, what the source says in `where`, or the kind of content without either."""
+        own = str(self.source) if isinstance(self.source, Path) else getattr(self.source, "where", None)
+        return own if isinstance(own, str) else f"{self.kind} without a file"
 
     @property
     def identity(self) -> tuple[Kind, str | int]:

@@ -14,6 +14,8 @@ from multimodal.media.decode import content, waveform
 MEDIA_NAME = "media"
 RATE = 16_000
 FRAME_MS = 125
+MAX_FRAMES = 32
+"""Of a clip in a report; of a longer one every n-th is shown."""
 
 
 def sample_row(example: Example, text: str, out: Path) -> dict[str, Any]:
@@ -55,7 +57,8 @@ def _file(medium: Medium, out: Path) -> Path:
         return path
     path = folder / f"{digest}.webp"
     if not path.exists():
-        frames = [_picture(frame) for frame in (made[None] if medium.kind == "image" else made)]
+        shown = made[None] if medium.kind == "image" else made[:: -(-len(made) // MAX_FRAMES)]
+        frames = [_picture(frame) for frame in shown]
         duration = round(1000 / medium.rate) if medium.rate else FRAME_MS
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0, lossless=True)
     return path

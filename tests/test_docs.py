@@ -45,10 +45,16 @@ def test_commands(arguments, capsys):
         return
     config = build_config(recipe)
     parsed = parse_config(recipe, config, options, "")
-    for name, value in zip(options[::2], options[1::2]):
+    starts = [index for index, option in enumerate(options) if option.startswith("--")]
+    for start, stop in zip(starts, [*starts[1:], len(options)]):
+        name, *values = options[start:stop]
         field = parsed
         for part in name.removeprefix("--").replace("-", "_").split("."):
             field = getattr(field, part)
+        if isinstance(field, dict):
+            assert [str(item) for pair in field.items() for item in pair] == values
+            continue
+        value = " ".join(values) or str(True)  # a flag has none
         assert str(field) in (value, str(float(value)) if re.fullmatch(r"[\d.e-]+", value) else value, f"('{value}',)")
 
 

@@ -172,7 +172,11 @@ def features_key(media: Sequence[Medium], encoder_name: str) -> str:
             except OSError:
                 digest.update(b"unreadable")
         else:
-            made = content(medium).contiguous()
+            try:
+                made = content(medium).contiguous()
+            except MediaError:
+                digest.update(b"unreadable")
+                continue
             digest.update(f"{medium.rate} {made.dtype} {tuple(made.shape)}".encode())
             digest.update(made.numpy().data)
     return digest.hexdigest()[:32]
