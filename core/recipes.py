@@ -20,7 +20,7 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -61,7 +61,7 @@ def resolve(name: str) -> Recipe:
     if not (separator and package and function_name):
         raise RecipeError(f"a recipe is named PKG:RECIPE, not {name!r}; `trillium list` shows the recipes")
     declared = declared_modules()
-    module = _import(declared.get(package, package), name, known=list(declared))
+    module = import_by_name(declared.get(package, package), f"the recipe {name}", list(declared))
     function = getattr(module, function_name, None)
     if not callable(function) or function_name.startswith("_"):
         known = list(_recipe_functions(module))
@@ -120,7 +120,7 @@ def list_recipes() -> list[RecipeInfo]:
     for package, module_name in declared_modules().items():
         if not module_exists(module_name):
             continue
-        module = _import(module_name, package, known=[])
+        module = import_by_name(module_name, f"the package {package}")
         found += [describe_recipe(f"{package}:{name}", f) for name, f in _recipe_functions(module).items()]
     return found
 
@@ -169,7 +169,17 @@ def module_exists(module_name: str) -> bool:
         raise
 
 
-def _import(module_name: str, wanted: str, known: list[str]) -> ModuleType:
+def import_by_name(module_name: str, wanted: str, known: Sequence[str] = ()) -> ModuleType:
+    """A module that a user named; one in the current directory is found too.
+
+    Args:
+        module_name: dotted.
+        wanted: what it is for, in messages.
+        known: names to suggest for a wrong one.
+
+    Raises:
+        RecipeError: there is no such module, it cannot be imported, or another one bears its name.
+    """
     here = os.getcwd()
     if here not in sys.path:
         # At the end, so that a file here cannot take the place of a module that the program itself imports.
@@ -179,7 +189,7 @@ def _import(module_name: str, wanted: str, known: list[str]) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise RecipeError(
-                f"no package or module {module_name!r} for the recipe {wanted}{_suggest(module_name, known)}"
+                f"no package or module {module_name!r} for {wanted}{_suggest(module_name, known)}"
             ) from None
         raise RecipeError(f"{module_name} cannot be imported: {_describe(error)}") from error
     except Exception as error:
@@ -205,7 +215,7 @@ def _recipe_functions(module: ModuleType) -> dict[str, Recipe]:
     return found
 
 
-def _suggest(wrong: str, known: list[str]) -> str:
+def _suggest(wrong: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(wrong, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -47,6 +47,8 @@ class Adapter(nn.Module):
         self.time = nn.Embedding(encoder.max_steps, width)
         for embedding in (self.place, self.time):
             nn.init.normal_(embedding.weight, std=0.02)
+        self.gain = nn.Parameter(torch.ones(()))
+        """Factor of all embeddings. For a pretrained model it starts at the size of that model's own."""
         self.mean_F: Tensor
         self.inverse_scale_F: Tensor
         self.register_buffer("mean_F", torch.zeros(encoder.num_features))
@@ -99,7 +101,8 @@ class Adapter(nn.Module):
         position = torch.arange(x_NPF.shape[1], device=x_NPF.device)
         step = position // self.positions_per_step
         x_NPD = self.project(x_NPF) + self.place(position % self.positions_per_step) + self.time(step)
-        return self.gather(x_NPD, mask_NP)
+        embedded_NQD, mask_NQ = self.gather(x_NPD, mask_NP)
+        return embedded_NQD * self.gain, mask_NQ
 
     def gather(self, x_NPD: Tensor, mask_NP: Tensor) -> tuple[Tensor, Tensor]:
         """embedded_NQD and mask_NQ of projected positions: here, one embedding each."""

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from core.config import ModelConfig
 from core.errors import UserError
 from core.nn.lora import apply_lora
@@ -84,6 +86,11 @@ def build_captioner(
             adapters[kind] = PooledAdapter(encoder, model.width, **options)
         else:
             adapters[kind] = Adapter(encoder, model.width, **options)
+    if config.init_from is not None:
+        # Media as large as words: many times larger, they would drown what the model's blocks add to them.
+        size = model.model.embed_tokens.weight.detach().square().mean().sqrt().item()
+        for adapter in adapters.values():
+            nn.init.constant_(adapter.gain, size)
     placements: dict[str, Placement] = {"concat": "shift", "gated_cross_attention": "memory"}
     return Captioner(
         model,

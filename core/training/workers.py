@@ -1,6 +1,5 @@
 """Batches that other processes prepare, in the same order and with the same state as without them."""
 
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,8 +106,10 @@ class _Collated(Dataset[Any]):
 
 def _portable(error: Exception) -> Exception:
     """The exception, or its message where it cannot be sent to another process."""
+    made: Any = error.__reduce__()
     try:
-        return pickle.loads(pickle.dumps(error))
+        made[0](*made[1])  # as the receiving process will
+        return error
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.recipes import import_by_name
 from multimodal.examples import Examples
 
 NAMES = (
@@ -38,10 +39,10 @@ def load_examples(data: str, *, test_fraction: float = 0.1) -> Examples:
     if name in NAMES:
         return _call(importlib.import_module(f"multimodal.datasets.{name}").examples, name, options)
     if options and not Path(data).suffix and name.replace(".", "").isidentifier():
-        try:
-            made = getattr(importlib.import_module(name), options)()
-        except (ImportError, AttributeError) as error:
-            raise DataError(f"data {data!r} names no function that can be imported: {error}") from error
+        function = getattr(import_by_name(name, f"data {data}"), options, None)
+        if not callable(function):
+            raise DataError(f"data {data!r}: the module {name} has no function {options}")
+        made = function()
         if not isinstance(made, Examples):
             raise DataError(f"{data} must return multimodal.examples.Examples, not {type(made).__name__}")
         return made

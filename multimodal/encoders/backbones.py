@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -82,7 +81,9 @@ def torchvision_backbone(architecture: str, weights: Weights = "pretrained", ima
         ValueError: no such network.
         ModelUnavailable: the weights cannot be loaded.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models
+
+    known = models.list_models(module=models)
     if architecture not in known:
         raise ValueError(f"torchvision has no network {architecture!r}; some it has: {', '.join(known[:12])}, …")
     network = torchvision_network(architecture, weights)
@@ -95,8 +96,10 @@ def torchvision_network(architecture: str, weights: Weights) -> nn.Module:
     Raises:
         ModelUnavailable: the weights cannot be loaded.
     """
+    from torchvision.models import get_model
+
     try:
-        network = torchvision.models.get_model(architecture, weights="DEFAULT" if weights == "pretrained" else None)
+        network = get_model(architecture, weights="DEFAULT" if weights == "pretrained" else None)
     except (OSError, RuntimeError) as error:
         raise _unavailable(f"torchvision's {architecture}", error) from error
     load_weights(network, weights)
@@ -205,14 +208,16 @@ class _Trunk(nn.Module):
         self.network: Any = network
 
     def forward(self, x: Tensor) -> Tensor:
+        from torchvision.models import SwinTransformer, VisionTransformer
+
         network: Any = self.network
-        if isinstance(network, torchvision.models.VisionTransformer):
+        if isinstance(network, VisionTransformer):
             tokens = network._process_input(x)
             tokens = torch.cat((network.class_token.expand(len(x), -1, -1), tokens), dim=1)
             return network.encoder(tokens)[:, 1:]
         if hasattr(network, "features"):
             x = network.features(x)
-            return network.norm(x) if isinstance(network, torchvision.models.SwinTransformer) else x
+            return network.norm(x) if isinstance(network, SwinTransformer) else x
         if hasattr(network, "layer4"):
             x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
             return network.layer4(network.layer3(network.layer2(network.layer1(x))))

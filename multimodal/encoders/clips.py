@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from core.config import ModelConfig
@@ -136,11 +135,12 @@ class TorchvisionClipEncoder(Encoder):
         stride: int = 1,
     ) -> None:
         super().__init__()
-        if architecture not in torchvision.models.list_models(module=torchvision.models.video):
-            known = ", ".join(torchvision.models.list_models(module=torchvision.models.video))
-            raise ValueError(f"torchvision has no video network {architecture!r}; it has: {known}")
-        # Size and normalisation of the frames that its published weights were trained on.
-        preset = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
+        from torchvision.models import get_model_weights, list_models, video
+
+        known = list_models(module=video)
+        if architecture not in known:
+            raise ValueError(f"torchvision has no video network {architecture!r}; it has: {', '.join(known)}")
+        preset = get_model_weights(architecture).DEFAULT.transforms()
         self.side = preset.crop_size[0]
         self.mean: Tensor
         self.scale: Tensor

@@ -5,8 +5,8 @@ F = features of a position.
 """
 
 import hashlib
-from typing import Self
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn

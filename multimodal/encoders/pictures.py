@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from multimodal.encoders.encoder import Encoder
 from multimodal.examples import Kind, Medium
@@ -71,6 +70,8 @@ class PictureEncoder(Encoder):
         self.name = f"{network.name}{how}"
         self.augment = None
         if augment and not frozen:
+            from torchvision.transforms import v2
+
             self.augment = v2.Compose(
                 [
                     v2.RandomResizedCrop(self.side, scale=(0.7, 1.0), ratio=(0.9, 1.1), antialias=True),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
 
 from core.config import ModelConfig
@@ -27,9 +26,9 @@ _QUIET = 1e-5
 
 def log_mel(num_mels: int = NUM_MELS) -> Callable[[Tensor], Tensor]:
     """A function from waveforms (…, samples) at 16 kHz to log-mel energies (…, T, M) of about -1 to 1."""
-    transform = torchaudio.transforms.MelSpectrogram(
-        RATE, n_fft=512, win_length=WINDOW, hop_length=HOP, n_mels=num_mels, power=1.0
-    )
+    from torchaudio.transforms import MelSpectrogram
+
+    transform = MelSpectrogram(RATE, n_fft=512, win_length=WINDOW, hop_length=HOP, n_mels=num_mels, power=1.0)
 
     def apply(samples: Tensor) -> Tensor:
         if samples.shape[-1] <= 256:  # shorter than the reflected border of the transform

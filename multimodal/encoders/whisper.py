@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -149,9 +148,9 @@ class WhisperMel(nn.Module):
 
     def __init__(self, num_mels: int = 80) -> None:
         super().__init__()
-        filters = torchaudio.functional.melscale_fbanks(
-            WINDOW // 2 + 1, 0.0, RATE / 2, num_mels, RATE, norm="slaney", mel_scale="slaney"
-        )
+        from torchaudio.functional import melscale_fbanks
+
+        filters = melscale_fbanks(WINDOW // 2 + 1, 0.0, RATE / 2, num_mels, RATE, norm="slaney", mel_scale="slaney")
         self.filters: Tensor
         self.window: Tensor
         self.register_buffer("filters", filters.T.contiguous(), persistent=False)

@@ -83,8 +83,9 @@ def test_counts_are_not_negative(config, free):
             continue
         if kind is int or int in typing.get_args(kind):
             name = option.removeprefix("--").replace("-", "_")
+            value = {"model": -1} if typing.get_origin(kind) is dict else -1
             with pytest.raises(ValueError, match=name):
-                dataclasses.replace(config, **{name: -1})
+                dataclasses.replace(config, **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from core.config import ModelConfig
 from core.losses import lm_loss
 from core.nn import attention
 from core.nn.transformer import Transformer
@@ -287,6 +286,14 @@ def test_memory_is_read_once_and_kept_in_the_cache(crossing):
     torch.testing.assert_close(second, expected[[1, 0], 6:], **CLOSE)
 
 
+MASKS = {
+    "plain": {},
+    "padded": {"key_mask_BS": torch.arange(14) >= torch.tensor([0, 5, 2])[:, None]},
+    "packed": {"documents_BT": torch.arange(14).expand(3, -1) // 5},
+    "prefix": {"prefix_BT": first(5, 2, 6)},
+}
+
+
 # Training
 
 
@@ -327,14 +334,9 @@ def test_dropout_is_off_in_evaluation(random_model):
     assert not torch.equal(run(model, TOKENS_BT), run(model, TOKENS_BT))
 
 
-@pytest.mark.parametrize("kind", ["plain", "padded", "packed", "prefix"])
+@pytest.mark.parametrize("kind", MASKS)
 def test_both_attention_kernels_agree_for_every_mask(kind, model, monkeypatch):
-    options = {
-        "plain": {},
-        "padded": {"key_mask_BS": torch.arange(14) >= torch.tensor([0, 5, 2])[:, None]},
-        "packed": {"documents_BT": torch.arange(14).expand(3, -1) // 5},
-        "prefix": {"prefix_BT": first(5, 2, 6)},
-    }[kind]
+    options = MASKS[kind]
     expected = run(model, TOKENS_BT, **options)
     monkeypatch.setattr(attention, "MAX_BMM_KEYS", 0)
     torch.testing.assert_close(run(model, TOKENS_BT, **options), expected, **CLOSE)
@@ -374,34 +376,13 @@ def test_bfloat16_autocast_stays_near_float32(model):
     assert (cached.float() - expected).abs().mean() < 0.02
 
 
-# Construction
-
-
-def test_a_fresh_model_starts_as_the_identity():
-    model = Transformer(ModelConfig(vocab_size=11, width=32, num_layers=3, num_heads=2)).eval()
-    expected = model.model.norm(model.embed(TOKENS_BT % 11))
-    assert torch.equal(model(TOKENS_BT % 11), expected)
-
-
-def test_tied_parameters_count_once(random_model):
-    tied, untied = random_model(), random_model(tied=False)
-    assert untied.num_parameters() - tied.num_parameters() == 97 * 64
-    # embedding 97*64; per layer q k v o 4*64*64, mlp 3*64*192, two norms 2*64, q and k norm 2*16; final norm 64
-    assert tied.num_parameters() == 97 * 64 + 3 * (4 * 64 * 64 + 3 * 64 * 192 + 2 * 64 + 2 * 16) + 64
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("kind", ["plain", "padded", "packed", "prefix"])
+@pytest.mark.parametrize("kind", MASKS)
 def test_cuda_equals_the_cpu(name, kind, random_model):
     model = random_model(**VARIANTS[name])
-    options = {
-        "plain": {},
-        "padded": {"key_mask_BS": torch.arange(14) >= torch.tensor([0, 5, 2])[:, None]},
-        "packed": {"documents_BT": torch.arange(14).expand(3, -1) // 5},
-        "prefix": {"prefix_BT": first(5, 2, 6)},
-    }[kind]
+    options = MASKS[kind]
     expected = run(model, TOKENS_BT, **options)
     model.to("cuda")
     found = run(model, TOKENS_BT.cuda(), **{key: value.cuda() for key, value in options.items()}).cpu()

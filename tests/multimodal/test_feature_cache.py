@@ -13,7 +13,6 @@ from core.training.runtime import Runtime
 from multimodal.encoders import cache
 from multimodal.encoders.cache import encode_media, features_key, load_media
 from multimodal.encoders.encoder import Encoder
-from multimodal.encoders.spectrogram import SpectrogramEncoder
 from multimodal.examples import Example, Medium
 from multimodal.media.decode import image_content, waveform
 from multimodal.media.errors import MediaError, TooManyBadFiles
@@ -214,16 +213,6 @@ def test_sounds_of_different_lengths_are_encoded_as_if_alone(tmp_path: Path) -> 
     assert equal(encode_media(media, encoder, CPU, folder=tmp_path).inputs, alone)
 
 
-def test_a_real_encoder_gives_sounds_the_features_that_they_have_alone() -> None:
-    torch.manual_seed(0)
-    encoder = SpectrogramEncoder(width=64, num_layers=1)
-    encoder.frozen = True
-    media = sounds(4_000, 900, 9_000)
-    together = encode_media(media, encoder, CPU)
-    for medium, found in zip(media, together.inputs):
-        torch.testing.assert_close(found, encode_media([medium], encoder, CPU).inputs[0], atol=2e-3, rtol=2e-3)
-
-
 @pytest.mark.parametrize("damage", ["truncate", "flip", "kept", "lengths", "foreign", "text", "empty"])
 def test_a_damaged_cache_file_is_named_and_made_again(
     paths: list[Path], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
@@ -407,20 +396,4 @@ def test_progress_is_told_now_and_then(paths: list[Path], monkeypatch: pytest.Mo
     assert lines[0].startswith("encoded 8 of 11 media of kind image, ")
     lines.clear()
     MediaStore({"audio": Pairs(frozen=False)}, CPU, tell=lines.append).add([example(medium) for medium in sounds(4, 6)])
-    assert [line.split(",")[0] for line in lines] == [
-        "read 1 of 2 media of kind audio",
-        "read 2 of 2 media of kind audio",
-    ]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_features_computed_on_cuda_are_kept_on_the_cpu() -> None:
-    torch.manual_seed(0)
-    encoder = SpectrogramEncoder(width=64, num_layers=1)
-    encoder.frozen = True
-    expected = encode_media(sounds(4_000, 900), encoder, CPU)
-    found = encode_media(sounds(4_000, 900), encoder, Runtime(torch.device("cuda")))
-    for one, other in zip(found.inputs, expected.inputs):
-        assert not one.is_cuda
-        torch.testing.assert_close(one, other, atol=2e-2, rtol=2e-2)
+    assert [line.split(",")[0] for line in lines] == [f"read {count} of 2 media of kind audio" for count in (1, 2)]

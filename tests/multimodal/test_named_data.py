@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import UserError
 from multimodal.datasets import moving_shapes
 from multimodal.datasets.named import NAMES, DataError, load_examples
 from multimodal.examples import Example, Examples
@@ -81,7 +82,7 @@ def test_a_function_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_examples("own_data_module:mine").train[0].targets == ("a",)
     with pytest.raises(DataError, match=r"must return multimodal.examples.Examples, not int"):
         load_examples("own_data_module:wrong")
-    with pytest.raises(DataError, match=r"names no function that can be imported.*other"):
+    with pytest.raises(DataError, match=r"own_data_module has no function other"):
         load_examples("own_data_module:other")
-    with pytest.raises(DataError, match=r"names no function that can be imported.*absent_module"):
+    with pytest.raises(UserError, match=r"no package or module 'absent_module' for data absent_module:other"):
         load_examples("absent_module:other")
