@@ -47,10 +47,11 @@ class Adapter(nn.Module):
         self.time = nn.Embedding(encoder.max_steps, width)
         for embedding in (self.place, self.time):
             nn.init.normal_(embedding.weight, std=0.02)
-        self.gain = nn.Parameter(torch.ones(()))
-        """Factor of all embeddings. For a pretrained model it starts at the size of that model's own."""
+        self.gain: Tensor
         self.mean_F: Tensor
         self.inverse_scale_F: Tensor
+        # A factor of all embeddings, so that they can be made as large as a pretrained model's own.
+        self.register_buffer("gain", torch.ones(()))
         self.register_buffer("mean_F", torch.zeros(encoder.num_features))
         self.register_buffer("inverse_scale_F", torch.ones(encoder.num_features))
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from core.config import ModelConfig
 from core.errors import UserError
 from core.nn.lora import apply_lora
@@ -90,7 +88,7 @@ def build_captioner(
         # Media as large as words: many times larger, they would drown what the model's blocks add to them.
         size = model.model.embed_tokens.weight.detach().square().mean().sqrt().item()
         for adapter in adapters.values():
-            nn.init.constant_(adapter.gain, size)
+            adapter.gain.fill_(size)
     placements: dict[str, Placement] = {"concat": "shift", "gated_cross_attention": "memory"}
     return Captioner(
         model,

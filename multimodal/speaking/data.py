@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from core.errors import UserError
 from multimodal.examples import Example
@@ -41,6 +40,8 @@ def load_spoken(config: SpeakingConfig) -> tuple[list[Spoken], list[Spoken], lis
             voice=config.voice, speed_wpm=config.speed_wpm, seed=config.seed,
         )  # fmt: skip
         # One filter for all sounds: to make it takes longer than to apply it.
+        from torchaudio.transforms import Resample
+
         resample = Resample(made.rate, RATE)
         train, test = (
             [Spoken(text, trimmed(resample(samples).clamp(-1, 1))) for text, samples in part]
