@@ -68,7 +68,10 @@ def moving_shapes(**changes: Any) -> CaptioningConfig:
 
     Command: trillium train multimodal:moving_shapes
     Runtime: 5 minutes on two CPU cores
-    Expected: not measured yet
+    Expected: exact match 0.91, CIDEr-D 9.5
+
+    The nearest training clip's sentence is right for 0.06. Fed the first or the last frame only the model is right for
+    none, fed shuffled frames for 0.06.
     """
     config = CaptioningConfig(
         out=Path("runs/moving_shapes"),
@@ -79,10 +82,12 @@ def moving_shapes(**changes: Any) -> CaptioningConfig:
         num_frames=16,
         encoder_width=192,
         label_smoothing=0.0,
-        steps=1500,
+        time_budget_s=300.0,
         batch_size=64,
         model=ModelConfig(width=192, num_layers=3, num_heads=3, max_length=64),
-        optim=OptimConfig(optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=50),
+        optim=OptimConfig(
+            optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=50, schedule="wsd", decay_fraction=0.3
+        ),
         checkpoint_every=500,
     )
     return dataclasses.replace(config, **changes)
@@ -103,13 +108,15 @@ def babyai(**changes: Any) -> CaptioningConfig:
         video_encoder="conv",
         image_side=64,
         grid=1,
-        num_frames=8,
+        num_frames=4,
         encoder_width=192,
         label_smoothing=0.0,
-        steps=1000,
+        time_budget_s=300.0,
         batch_size=64,
         model=ModelConfig(width=192, num_layers=3, num_heads=3, max_length=64),
-        optim=OptimConfig(optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=50),
+        optim=OptimConfig(
+            optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=50, schedule="wsd", decay_fraction=0.3
+        ),
         checkpoint_every=500,
     )
     return dataclasses.replace(config, **changes)
