@@ -3,17 +3,14 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-from torch import Tensor
+from typing import Self
 
 from core.config import ModelConfig
 from core.errors import RunError
 from core.text.tokenizer import load_tokenizer
-from core.training import checkpoint, configfile
-from core.training.resume import CHECKPOINTS_NAME
+from core.training import configfile
 from core.training.runtime import Runtime
 from multimodal.build import build_captioner, build_language_model
 from multimodal.captioner import Captioner
@@ -24,9 +21,9 @@ from multimodal.generation import answer
 from multimodal.media.errors import TooManyBadFiles
 from multimodal.reading import Reader
 from multimodal.store import MediaStore
+from multimodal.trained import read_config, read_weights, with_tied_head
 from multimodal.trainers import LANGUAGE_MODEL_NAME, TOKENIZER_NAME
 
-WEIGHTS_NAME = "model.safetensors"
 _PREFIX = "captioner."
 
 
@@ -64,16 +61,12 @@ class CaptioningPipeline:
             MissingData: a pretrained encoder is not on this machine.
         """
         folder = Path(folder)
-        if not (folder / configfile.NAME).is_file():
-            raise RunError(f"{folder} is not a run directory: it has no {configfile.NAME}")
-        config = configfile.read(folder / configfile.NAME)
-        if not isinstance(config, CaptioningConfig):
-            raise RunError(f"{folder} holds a {type(config).__name__}, not a captioning run")
+        config = read_config(folder, CaptioningConfig, "captioning run")
         if not (folder / TOKENIZER_NAME).is_dir() or not (folder / LANGUAGE_MODEL_NAME).is_file():
             raise RunError(f"{folder} has no tokenizer, or no {LANGUAGE_MODEL_NAME}: train the run first")
         runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
         runtime.apply()
-        weights = _weights(folder)
+        weights = read_weights(folder, _PREFIX)
         encoders = {
             kind: build_encoder(kind, config)
             for kind in KINDS
@@ -91,12 +84,7 @@ class CaptioningPipeline:
             bidirectional=config.bidirectional,
         )
         captioner = build_captioner(config, encoders, model, reader.eos_id)
-        if shape.tied:
-            # Tied weights are stored once; which of the two names they bear is up to the writer.
-            head, embedding = "model.lm_head.weight", "model.model.embed_tokens.weight"
-            tied = weights.get(embedding, weights.get(head))
-            weights |= {head: tied, embedding: tied}
-        captioner.load_state_dict(weights)
+        captioner.load_state_dict(with_tied_head(weights) if shape.tied else weights)
         return cls(captioner, MediaStore(encoders, runtime), reader, runtime)
 
     def answer(
@@ -150,18 +138,3 @@ class _Streamed:
         """Say what is missing of the whole text, should its beginning have changed or its last character be broken."""
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self.said, text))
         self.on_text(text[len(list(same)) :])
-
-
-def _weights(folder: Path) -> dict[str, Any]:
-    """A captioner's state dict from saved weights, or from a run's newest checkpoint."""
-    if (folder / WEIGHTS_NAME).is_file():
-        from safetensors.torch import load_file
-
-        stored: Mapping[str, Tensor] = load_file(folder / WEIGHTS_NAME)
-    else:
-        found = checkpoint.latest(folder / CHECKPOINTS_NAME)
-        if found is None:
-            raise RunError(f"{folder} has no good checkpoint: train it first")
-        updater = found.state["task"]["updater"]
-        stored = {**updater["module"], **updater["ema"]}
-    return {name.removeprefix(_PREFIX): value for name, value in stored.items()}

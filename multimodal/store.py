@@ -121,6 +121,10 @@ class MediaStore:
         """Whether it was added and could be used."""
         return medium.identity in self._index
 
+    def damage(self) -> str:
+        """How many media could not be used, and the first of them: for a report."""
+        return f"{len(self.bad)} media could not be used" + "".join(f"; {error}" for error in self.bad[:10])
+
     def features(self, medium: Medium) -> Tensor:
         """Its stored (P, F) features, or the input of an encoder that is trained."""
         return self.inputs[medium.kind][self.index(medium)]

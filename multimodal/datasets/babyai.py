@@ -14,7 +14,6 @@ References:
 """
 
 import contextlib
-import hashlib
 import io
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from core.pretrained.sources import locate
+from multimodal.datasets.hashing import hash_number
 from multimodal.examples import Example, Examples, Medium
 
 _FRAMES_A_SECOND = 4.0
@@ -155,4 +155,4 @@ def _thinned(clip_T3HW: Tensor, max_frames: int) -> Tensor:
 
 def _seed(name: str) -> int:
     """Depends on the name alone; wide enough that no two names share one."""
-    return int.from_bytes(hashlib.sha256(f"babyai/{name}".encode()).digest()[:8], "big") >> 1
+    return hash_number(f"babyai/{name}") >> 1

@@ -1,21 +1,18 @@
 """What the readers of data on disk share: texts, tables, folders of media, the split by hash, and one error."""
 
 import csv
-import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from multimodal.datasets.manifest import MAX_CHARACTERS
+from multimodal.datasets.hashing import hash_number
+from multimodal.datasets.manifest import MARK, MAX_CHARACTERS, place_media
 from multimodal.examples import KINDS, Example, Examples, Kind, Medium, Part, Scoring
-
-_MARK = re.compile(r"(<(?:image|audio|video)>)")
 
 
 class LayoutError(UserError, ValueError):
@@ -169,20 +166,16 @@ def arrange(prompt: str, media: Sequence[Medium], place: str) -> tuple[Part, ...
     Raises:
         LayoutError: not one mark for each medium.
     """
-    if not _MARK.search(prompt):
-        return (*media, *([prompt] if prompt else []))
     for kind in KINDS:
         marks, count = prompt.count(f"<{kind}>"), sum(medium.kind == kind for medium in media)
-        if marks != count:
+        if MARK.search(prompt) and marks != count:
             raise LayoutError(f"{place}: the prompt has the mark <{kind}> {marks} times for {count} of {kind}")
-    waiting = {f"<{kind}>": iter([medium for medium in media if medium.kind == kind]) for kind in KINDS}
-    pieces = (piece.strip() for piece in _MARK.split(prompt))
-    return tuple(next(waiting[piece]) if piece in waiting else piece for piece in pieces if piece)
+    return place_media(prompt, media)
 
 
 def is_held_out(key: str, share: float, salt: str) -> bool:
     """Whether a key is for the test: depends on the key alone, so that none changes sides when others are added."""
-    return int.from_bytes(hashlib.sha256(f"{salt}/{key}".encode()).digest()[:8], "big") / 2**64 < share
+    return hash_number(f"{salt}/{key}") / 2**64 < share
 
 
 def require_share(test_fraction: float) -> None:

@@ -12,7 +12,6 @@ tells, see `moving_shapes`.
 Shape suffixes: N = clips, T = frames, H, W = side; 3 = red, green, blue.
 """
 
-import hashlib
 import io
 import json
 import shutil
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.pretrained.sources import cache_dir, locate
+from multimodal.datasets.hashing import hash_number
 from multimodal.datasets.twemoji import caption_from_name
 from multimodal.examples import Example, Examples, Medium
 
@@ -105,7 +105,7 @@ def examples(*, folder: str = "", fold: int = 0, folds: int = 5) -> Examples:
 
 def _fold(name: str, folds: int) -> int:
     """Depends on the code points alone."""
-    return int.from_bytes(hashlib.sha256(f"fluent/{name}".encode()).digest()[:8], "big") % folds
+    return hash_number(f"fluent/{name}") % folds
 
 
 @contextmanager

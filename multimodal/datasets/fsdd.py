@@ -1,6 +1,5 @@
 """Connected digits from the Free Spoken Digit Dataset: people who say "seven three one"."""
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.pretrained.sources import MissingData
+from multimodal.datasets.hashing import hash_number
 from multimodal.examples import Example, Examples, Medium
 from multimodal.media.audio import load_audio
 
@@ -133,7 +133,7 @@ class _Joined:
 
 
 def _joined(recordings: Sequence[_Recording], count: int, digits: int, part: str, seed: int) -> list[Example]:
-    number = int.from_bytes(hashlib.sha256(f"fsdd/{seed}/{part}".encode()).digest()[:8], "big")
+    number = hash_number(f"fsdd/{seed}/{part}")
     random = np.random.default_rng(number)
     of_speaker: dict[str, list[_Recording]] = {}
     for recording in recordings:

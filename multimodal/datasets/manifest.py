@@ -23,17 +23,17 @@ Other fields are ignored. A text has at most 10,000 characters; runs of white sp
 """
 
 import csv
-import hashlib
 import io
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from core.errors import UserError
+from multimodal.datasets.hashing import hash_number
 from multimodal.examples import KINDS, Example, Examples, Kind, Medium, Part, Scoring
 
 PROMPT_NAMES = ("prompt", "question")
@@ -41,7 +41,7 @@ TARGET_NAMES = ("caption", "answer", "text")
 SPLITS = ("train", "test")
 MAX_CHARACTERS = 10_000
 
-_MARK = re.compile(r"(<(?:image|audio|video)>)")
+MARK = re.compile(r"(<(?:image|audio|video)>)")
 _WANTED = "one of `image`, `audio` or `video`, and a `caption`"
 
 
@@ -141,7 +141,7 @@ def _line(row: dict[str, Any], folder: Path, place: str) -> _Line:
     prompt = "" if prompt in (None, "") else _text(prompt, name, place)
     for kind in KINDS:
         marks, count = prompt.count(f"<{kind}>"), sum(own == kind for own, _ in media)
-        if _MARK.search(prompt) and marks != count:
+        if MARK.search(prompt) and marks != count:
             raise ManifestError(
                 f"{place}: `{name}` has the mark <{kind}> {marks} times for {count} of `{kind}`: give each medium one "
                 "mark, or none at all to put the media first"
@@ -200,11 +200,15 @@ def _path(value: Any, kind: str, folder: Path, place: str) -> str:
 
 
 def _prompt(line: _Line, folder: Path) -> tuple[Part, ...]:
-    media = [Medium(kind, folder / path) for kind, path in line.media]
-    if not _MARK.search(line.prompt):
-        return (*media, *([line.prompt] if line.prompt else []))
+    return place_media(line.prompt, [Medium(kind, folder / path) for kind, path in line.media])
+
+
+def place_media(prompt: str, media: Sequence[Medium]) -> tuple[Part, ...]:
+    """Media where their marks stand in a text, of which there must be one for each; without marks before it."""
+    if not MARK.search(prompt):
+        return (*media, *([prompt] if prompt else []))
     waiting = {f"<{kind}>": iter([medium for medium in media if medium.kind == kind]) for kind in KINDS}
-    pieces = (piece.strip() for piece in _MARK.split(line.prompt))
+    pieces = (piece.strip() for piece in MARK.split(prompt))
     return tuple(next(waiting[piece]) if piece in waiting else piece for piece in pieces if piece)
 
 
@@ -276,4 +280,4 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _position(name: str) -> float:
     """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(f"manifest/{name}".encode()).digest()[:8], "big") / 2**64
+    return hash_number(f"manifest/{name}") / 2**64

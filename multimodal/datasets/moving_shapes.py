@@ -10,7 +10,6 @@ frame, and in 13 of 56 from all frames without their order; a model that does be
 Shape suffixes: N = clips, K = objects, T = frames, F = the drawn properties; 3 = red, green, blue; H, W = side.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from multimodal.datasets.hashing import hash_number
 from multimodal.examples import Example, Examples, Medium
 
 COLOURS = {
@@ -102,7 +102,7 @@ def _scenes(
     count: int, objects: int, phase: int, side: int, seed: str, taken: Sequence[list[list[int]]]
 ) -> NDArray[np.int64]:
     """scenes_NKF: different scenes, none of them one of `taken`."""
-    number = int.from_bytes(hashlib.sha256(f"moving_shapes/{seed}".encode()).digest()[:8], "big")
+    number = hash_number(f"moving_shapes/{seed}")
     random = np.random.default_rng(number)
     seen = {str(scene) for scene in taken}
     kept: list[list[list[int]]] = []

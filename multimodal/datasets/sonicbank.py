@@ -3,7 +3,6 @@
 Shape suffix: S = samples.
 """
 
-import hashlib
 import itertools
 import os
 import tempfile
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.pretrained.sources import DamagedData, MissingData, cache_dir, locate, source
+from multimodal.datasets.hashing import hash_number
 from multimodal.datasets.sonicbank_captions import CAPTIONS
 from multimodal.examples import Example, Examples, Medium
 from multimodal.media.audio import load_audio
@@ -244,7 +244,7 @@ def _pair_position(pair: frozenset[str]) -> int:
 
 def _number(name: str) -> int:
     """A number that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(f"sonicbank/{name}".encode()).digest()[:8], "big")
+    return hash_number(f"sonicbank/{name}")
 
 
 def _from_folder(folder: Path) -> dict[str, NDArray[np.float32]]:

@@ -1,6 +1,5 @@
 """Sentences that eSpeak says: speech recognition with any number of transcripts, and with voices never heard before."""
 
-import hashlib
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from multimodal.datasets.espeak import Synthesiser
+from multimodal.datasets.hashing import hash_number
 from multimodal.examples import Example, Examples, Medium
 
 # No two of them sound alike (`one` and `won`, `sea` and `see` would): what is heard can be written in one way only.
@@ -187,4 +187,4 @@ def _spoken(
 
 
 def _generator(name: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"speech/{name}".encode()).digest()[:8], "big"))
+    return np.random.default_rng(hash_number(f"speech/{name}"))

@@ -15,7 +15,6 @@ Three splits, each a hash rule, so that anyone rebuilds them and a picture never
 Pictures: CC-BY 4.0, Twitter, Inc. and other contributors.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.pretrained.sources import locate
+from multimodal.datasets.hashing import hash_number
 from multimodal.examples import Example, Examples, Medium
 
 SplitName = Literal["A", "B", "C"]
@@ -165,7 +165,7 @@ def _examples(name: SplitName) -> Examples:
 
 def _position(salt: str, key: str) -> float:
     """A number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(f"{salt}/{key}".encode()).digest()[:8], "big") / 2**64
+    return hash_number(f"{salt}/{key}") / 2**64
 
 
 def _code_points(emoji: str) -> tuple[str, ...]:

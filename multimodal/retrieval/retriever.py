@@ -6,16 +6,13 @@ Shape suffixes: N = media or texts, V = numbers of a vector.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import RunError
 from core.text.tokenizer import load_tokenizer
-from core.training import checkpoint, configfile
-from core.training.resume import CHECKPOINTS_NAME
 from core.training.runtime import Runtime
 from multimodal.encoders.encoder import fingerprint
 from multimodal.examples import KINDS, Example, Kind, Medium
@@ -25,9 +22,9 @@ from multimodal.retrieval.config import RetrievalConfig
 from multimodal.retrieval.towers import Towers, build_towers
 from multimodal.retrieval.trainers import build_encoders, embed, embed_texts
 from multimodal.store import MediaStore
+from multimodal.trained import read_config, read_weights
 from multimodal.trainers import TOKENIZER_NAME
 
-WEIGHTS_NAME = "model.safetensors"
 _PREFIX = "towers."
 
 
@@ -58,16 +55,12 @@ class Retriever:
             MissingData: a pretrained encoder is not on this machine.
         """
         folder = Path(folder)
-        if not (folder / configfile.NAME).is_file():
-            raise RunError(f"{folder} is not a run directory: it has no {configfile.NAME}")
-        config = configfile.read(folder / configfile.NAME)
-        if not isinstance(config, RetrievalConfig):
-            raise RunError(f"{folder} holds a {type(config).__name__}, not a retrieval run: train multimodal:retrieval")
+        config = read_config(folder, RetrievalConfig, "retrieval run: train multimodal:retrieval")
         if not (folder / TOKENIZER_NAME).is_dir():
             raise RunError(f"{folder} has no tokenizer: train the run first")
         runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
         runtime.apply()
-        weights = _weights(folder)
+        weights = read_weights(folder, _PREFIX)
         kinds: set[Kind] = {kind for kind in KINDS if any(name.startswith(f"adapters.{kind}.") for name in weights)}
         encoders = build_encoders(config, kinds or {"image"})
         reader = TextReader(load_tokenizer(folder / TOKENIZER_NAME), config.max_text_tokens)
@@ -114,16 +107,3 @@ class Retriever:
         if not kept:
             return torch.empty(0, self.texts([""]).shape[1]), [], bad
         return embed(self.towers, [media[index] for index in kept], store, self.runtime), kept, bad
-
-
-def _weights(folder: Path) -> dict[str, Any]:
-    """The towers' state dict from saved weights, or from a run's newest checkpoint."""
-    if (folder / WEIGHTS_NAME).is_file():
-        stored = load_file(folder / WEIGHTS_NAME)
-    else:
-        found = checkpoint.latest(folder / CHECKPOINTS_NAME)
-        if found is None:
-            raise RunError(f"{folder} has no good checkpoint: train it first")
-        updater = found.state["task"]["updater"]
-        stored = {**updater["module"], **updater["ema"]}
-    return {name.removeprefix(_PREFIX): value for name, value in stored.items()}

@@ -110,10 +110,9 @@ class RetrievalTrainer(Trainer):
         self._task.updater.module.eval()
         with self._task.updater.averaged():
             rows = self.evaluation.rows(self._untrained)
-        bad = self.store.bad
         notes = [
-            f"{len(self.train_examples):,} training and {len(self.test_examples):,} test examples; {len(bad)} media "
-            "could not be used" + "".join(f"; {error}" for error in bad[:10]),
+            f"{len(self.train_examples):,} training and {len(self.test_examples):,} test examples; "
+            + self.store.damage(),
             *(f"{kind}: {encoder.name}" for kind, encoder in self.store.encoders.items()),
             *self._notes,
             *self.evaluation.notes(),

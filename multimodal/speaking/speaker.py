@@ -9,10 +9,9 @@ Shape suffixes: S = samples, V = vocabulary.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,19 +22,19 @@ from core.nn.transformer import Transformer
 from core.sampling import Sampling
 from core.text.characters import CharTokenizer
 from core.text.tokenizer import Tokenizer, load_tokenizer
-from core.training import checkpoint, configfile
-from core.training.resume import CHECKPOINTS_NAME
+from core.training import configfile
 from core.training.runtime import Runtime
 from multimodal.batch import Contexts
 from multimodal.captioner import Captioner
 from multimodal.metrics.words import normalise_words
 from multimodal.speaking.codec import SpeechCodec
 from multimodal.speaking.config import SpeakingConfig
+from multimodal.trained import read_config, read_weights, with_tied_head
 
 FIRST_CODE = 0xE000
 """First character of Unicode's private use area, which has 6400."""
 BATCH = 64
-_PARTS_NAME, _TOKENIZER_NAME, _WEIGHTS_NAME = "speaker.json", "tokenizer", "model.safetensors"
+_PARTS_NAME, _TOKENIZER_NAME = "speaker.json", "tokenizer"
 _PREFIX = "captioner."
 _SLACK = 1.5
 """A text may take so many times the codes per character of the slowest text, before it is cut off."""
@@ -184,21 +183,13 @@ class Speaker:
             RunError: not such a folder.
         """
         folder = Path(folder)
-        if not (folder / configfile.NAME).is_file():
-            raise RunError(f"{folder} is not a run directory: it has no {configfile.NAME}")
-        config = configfile.read(folder / configfile.NAME)
-        if not isinstance(config, SpeakingConfig):
-            raise RunError(f"{folder} holds a {type(config).__name__}, not a speaking run")
+        config = read_config(folder, SpeakingConfig, "speaking run")
         runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
         runtime.apply()
         speaker = load_parts(folder, config, runtime)
-        weights = _weights(folder)
-        if speaker.captioner.model.config.tied:
-            # Tied weights are stored once; which of the two names they bear is up to the writer.
-            head, embedding = "model.lm_head.weight", "model.model.embed_tokens.weight"
-            tied = weights.get(embedding, weights.get(head))
-            weights |= {head: tied, embedding: tied}
-        speaker.captioner.load_state_dict(weights)
+        weights = read_weights(folder, _PREFIX)
+        tied = speaker.captioner.model.config.tied
+        speaker.captioner.load_state_dict(with_tied_head(weights) if tied else weights)
         return speaker
 
 
@@ -243,18 +234,3 @@ def _speaker(
     captioner = Captioner(Transformer(shape), {}, eos_id=tokenizer.eos_id, max_new_tokens=limits.most_codes + 1)
     sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
     return Speaker(captioner.to(runtime.device), tokenizer, codec, limits, sampling, runtime)
-
-
-def _weights(folder: Path) -> dict[str, Any]:
-    """A captioner's state dict from saved weights, or from a run's newest checkpoint."""
-    if (folder / _WEIGHTS_NAME).is_file():
-        from safetensors.torch import load_file
-
-        stored: Mapping[str, Tensor] = load_file(folder / _WEIGHTS_NAME)
-    else:
-        found = checkpoint.latest(folder / CHECKPOINTS_NAME)
-        if found is None:
-            raise RunError(f"{folder} has no good checkpoint: train it first")
-        updater = found.state["task"]["updater"]
-        stored = {**updater["module"], **updater["ema"]}
-    return {name.removeprefix(_PREFIX): value for name, value in stored.items()}
