@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.nn.attention import additive, attend
 from core.nn.block import RMSNorm
+from core.nn.dropout import drop
 from multimodal.encoders.encoder import Encoder
 
 HEAD_WIDTH = 64
@@ -98,7 +99,7 @@ class Adapter(nn.Module):
             if self.blank_probability:
                 kept_N11 = torch.rand(len(x_NPF), 1, 1, device=x_NPF.device) >= self.blank_probability
                 x_NPF = x_NPF * kept_N11
-            x_NPF = F.dropout(x_NPF, self.dropout)
+            x_NPF = drop(x_NPF, self.dropout)
         position = torch.arange(x_NPF.shape[1], device=x_NPF.device)
         step = position // self.positions_per_step
         x_NPD = self.project(x_NPF) + self.place(position % self.positions_per_step) + self.time(step)

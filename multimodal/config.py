@@ -55,7 +55,7 @@ class CaptioningConfig(RunConfig):
     max_seconds: float = 30.0
     """Longest sound; longer ones count as files that cannot be used."""
     audio_pool: int = 4
-    """Neighbouring 20 ms positions of Whisper that are joined into one."""
+    """Steps of 20 ms that one position of a sound spans; a power of two before a spectrogram."""
     keep_media: bool = True
     """Keep decoded media in memory for encoders that are trained; otherwise decode them for every batch."""
     workers: int = 0

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.nn.attention import additive, attend
+from core.nn.dropout import drop
 from multimodal.adapters import Adapter
 from multimodal.encoders.encoder import Encoder
 
@@ -82,7 +83,7 @@ class QFormer(nn.Module):
 
     def forward(self, q_NQW: Tensor, x_NPD: Tensor, mask_NP: Tensor) -> Tensor:
         """q_NQW after all layers; the mask is True for a real position."""
-        q_NQW = F.dropout(self.norm(q_NQW), self.dropout, self.training)
+        q_NQW = drop(self.norm(q_NQW), self.dropout, self.training)
         bias = additive(mask_NP, torch.float32)[:, None, None]
         for layer in self.layers:
             q_NQW = layer(q_NQW, x_NPD, bias)
@@ -107,7 +108,7 @@ class QFormerLayer(nn.Module):
         q_NQW = self.own(q_NQW, q_NQW, None)
         if self.media is not None:
             q_NQW = self.media(q_NQW, x_NPD, bias)
-        update = F.dropout(self.down(F.gelu(self.up(q_NQW))), self.dropout, self.training)
+        update = drop(self.down(F.gelu(self.up(q_NQW))), self.dropout, self.training)
         return self.norm(q_NQW + update)
 
 
@@ -132,5 +133,5 @@ class PostNormAttention(nn.Module):
         if bias is not None:
             bias = bias.to(query.dtype).expand(-1, -1, query.shape[2], -1)
         attended = attend(query, key, value, bias, dropout=self.dropout if self.training else 0.0)
-        update = F.dropout(self.out(attended.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        update = drop(self.out(attended.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return self.norm(q_NQW + update)

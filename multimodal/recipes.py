@@ -11,6 +11,7 @@ from multimodal.speaking.config import SpeakingConfig
 
 _SMALL = ModelConfig(width=256, num_layers=4, num_heads=4, max_length=128, dropout=0.1)
 _OPTIM = OptimConfig(lr=2e-3, weight_decay=0.1, warmup_steps=50)
+_MUON = OptimConfig(optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=50, schedule="wsd", decay_fraction=0.3)
 
 
 def twemoji(**changes: Any) -> CaptioningConfig:
@@ -85,9 +86,7 @@ def moving_shapes(**changes: Any) -> CaptioningConfig:
         time_budget_s=300.0,
         batch_size=64,
         model=ModelConfig(width=192, num_layers=3, num_heads=3, max_length=64),
-        optim=OptimConfig(
-            optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=50, schedule="wsd", decay_fraction=0.3
-        ),
+        optim=_MUON,
         checkpoint_every=500,
     )
     return dataclasses.replace(config, **changes)
@@ -104,19 +103,17 @@ def babyai(**changes: Any) -> CaptioningConfig:
     """
     config = CaptioningConfig(
         out=Path("runs/babyai"),
-        data="babyai",
+        data="babyai:train=8000",
         video_encoder="conv",
         image_side=64,
         grid=1,
-        num_frames=4,
+        num_frames=2,
         encoder_width=192,
         label_smoothing=0.0,
         time_budget_s=300.0,
-        batch_size=64,
+        batch_size=128,
         model=ModelConfig(width=192, num_layers=3, num_heads=3, max_length=64),
-        optim=OptimConfig(
-            optimizer="muon", lr=2e-3, weight_decay=0.05, warmup_steps=50, schedule="wsd", decay_fraction=0.3
-        ),
+        optim=_MUON,
         checkpoint_every=500,
     )
     return dataclasses.replace(config, **changes)
@@ -164,11 +161,11 @@ def fsdd(**changes: Any) -> CaptioningConfig:
         audio_encoder="whisper",
         label_smoothing=0.1,
         media_dropout=0.1,
-        steps=600,
+        time_budget_s=300.0,
         batch_size=64,
         bucket=True,
         model=ModelConfig(width=256, num_layers=3, num_heads=4, max_length=512, dropout=0.1),
-        optim=OptimConfig(lr=1e-3, weight_decay=0.1, warmup_steps=50),
+        optim=_MUON,
         checkpoint_every=500,
     )
     return dataclasses.replace(config, **changes)

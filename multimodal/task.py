@@ -52,6 +52,7 @@ class CaptioningTask:
         score: called by `evaluate` with the captioner in evaluation mode; returns further scores, for example those
             of generated captions.
         held_out: called for a pass over held-out captions, whose loss `evaluate` reports.
+        shapes_vary: batches come in many lengths; see `Runtime.maybe_compile`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class CaptioningTask:
         label_smoothing: float = 0.0,
         score: Callable[[], Mapping[str, float]] | None = None,
         held_out: Callable[[], Iterable[CaptionBatch]] | None = None,
+        shapes_vary: bool = False,
     ) -> None:
         self.captioner = captioner
         self.runtime = runtime
@@ -74,7 +76,7 @@ class CaptioningTask:
             # A batch need not have media of every kind, or any.
             find_unused_parameters=True,
         )  # fmt: skip
-        runtime.maybe_compile(self.updater.module)
+        runtime.maybe_compile(self.updater.module, shapes_vary=shapes_vary)
 
     def _loss(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
         with self.runtime.autocast():

@@ -109,6 +109,7 @@ class CaptioningTrainer(Trainer):
             label_smoothing=config.label_smoothing,
             score=self.evaluation.score,
             held_out=self._held_out,
+            shapes_vary=config.pack or config.bucket,
         )
         return task, self._batches(pairs)
 
@@ -129,7 +130,7 @@ class CaptioningTrainer(Trainer):
     def report_sections(self) -> Mapping[str, Any]:
         """Floors, controls and confidence intervals; what was skipped."""
         with self._task.updater.averaged():
-            rows = self.evaluation.rows(self.train_examples, self._nearest())
+            rows = self.evaluation.rows(self.train_examples, self.nearest())
         notes = [
             f"{len(self.train_examples):,} training and {len(self.test_examples):,} test examples; "
             + self.store.damage(),
@@ -194,8 +195,8 @@ class CaptioningTrainer(Trainer):
     def _batches(self, pairs: Sequence[tuple[Prompt, list[int]]]) -> BatchSource:
         config = self.config
         lengths = [len(prompt.ids) + len(target) - 1 for prompt, target in pairs]
-        # A compiled step wants one shape; otherwise a batch is as long as its longest row.
-        fixed = self.runtime.compile and not config.pack
+        # A compiled step is fastest with one shape; otherwise a batch is as long as its longest row.
+        fixed = self.runtime.compile and not (config.pack or config.bucket)
         length = max(lengths) if fixed else None
         target_length = max(len(target) for _, target in pairs) if fixed else None
         pack_to = self.reader.max_length if config.pack else None
@@ -239,7 +240,7 @@ class CaptioningTrainer(Trainer):
             captioner, self.reader, prompts, store, self.runtime, beams=self.config.beams, batch_size=EVALUATION_BATCH
         )
 
-    def _nearest(self) -> list[str]:
+    def nearest(self) -> list[str]:
         """For each test example the first text of the training example whose media are nearest on average."""
         train = torch.stack([self._mean_features(example) for example in self.train_examples])
         test = torch.stack([self._mean_features(example) for example in self.test_examples])

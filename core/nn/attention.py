@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.nn.dropout import drop
+
 # Above this many keys the T x S score matrix costs more memory traffic than the tiled kernel costs in overhead.
 # Measured on two CPU cores (benchmarks/RESULTS.md): bmm wins in bf16 up to about 512 keys; in fp32 it depends.
 MAX_BMM_KEYS = 512
@@ -94,7 +96,7 @@ def _attend_bmm(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias: Tensor | N
         scores_XNS.view(batch, heads, num_queries, num_keys).add_(bias)
     weights_XNS = torch.softmax(scores_XNS, dim=-1)
     if dropout:
-        weights_XNS = F.dropout(weights_XNS, dropout)
+        weights_XNS = drop(weights_XNS, dropout)
     return torch.bmm(weights_XNS.to(v_XSK.dtype), v_XSK).view(batch, heads, num_queries, head_width)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.config import ModelConfig
 from core.nn.attention import additive, attend
 from core.nn.cache import KVCache
+from core.nn.dropout import drop
 from core.nn.rotary import rotate
 
 
@@ -174,4 +175,4 @@ class Block(nn.Module):
         return x_BTD + self._drop(self.mlp(self.post_attention_layernorm(x_BTD)))
 
     def _drop(self, x_BTD: Tensor) -> Tensor:
-        return F.dropout(x_BTD, self.dropout, self.training) if self.dropout else x_BTD
+        return drop(x_BTD, self.dropout, self.training)

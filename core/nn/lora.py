@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.errors import UserError
+from core.nn.dropout import drop
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Targets as in the paper, which adapts the attention only."""
@@ -50,7 +51,7 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """The base layer's output plus the update."""
-        inner = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        inner = drop(x, self.dropout, self.training)
         return super().forward(x) + F.linear(F.linear(inner, self.lora_A), self.lora_B) * self.scaling
 
     def merged_weight(self) -> Tensor:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,6 +19,7 @@ from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
 from core.nn.block import Block, CrossAttention, build_norm
 from core.nn.cache import KVCache
 from core.nn.decoder import DecodingBlock, rearranged
+from core.nn.dropout import drop
 from core.nn.rotary import rotary_table
 
 
@@ -212,8 +212,7 @@ class Transformer(nn.Module):
                 cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
             dtype = compute_dtype(x_BTD)
             rotary = cos.to(dtype), sin.to(dtype)
-        if self.config.dropout:
-            x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
+        x_BTD = drop(x_BTD, self.config.dropout, self.training)
         for block in stack:
             if self.gradient_checkpointing and self.training and cache is None:
                 x_BTD = checkpoint(block, x_BTD, rotary, bias, None, memory_BMD, memory_mask_BM, use_reentrant=False)

@@ -138,19 +138,24 @@ class Runtime:
         """Mixed precision for a forward pass."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def maybe_compile(self, module: nn.Module) -> None:
+    def maybe_compile(self, module: nn.Module, *, shapes_vary: bool = False) -> None:
         """Compile in place when the runtime compiles; the state-dict keys stay as they are.
 
         The Transformer blocks inside the module are compiled one by one: they share one compiled graph, which takes
         much less time than the whole model would for some speed (benchmarks/RESULTS.md). A module without blocks is
         compiled whole.
+
+        Args:
+            module: what is trained.
+            shapes_vary: batches come in many lengths. One graph then serves all of them; otherwise each shape is
+                compiled by itself, which is right where there is only one.
         """
         from core.nn.block import Block
 
         if self.compile:
             blocks: list[nn.Module] = [part for part in module.modules() if isinstance(part, Block)]
             for part in blocks or [module]:
-                part.compile(dynamic=False)
+                part.compile(dynamic=shapes_vary)
 
     def describe(self) -> dict[str, Any]:
         """JSON values for a checkpoint: the names and values of the config's fields."""

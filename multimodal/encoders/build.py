@@ -41,9 +41,15 @@ def build_encoder(kind: Kind, config: CaptioningConfig) -> Encoder:
             return TorchvisionClipEncoder(architecture, weights, frozen=not config.train_encoders, **frames)
     from multimodal.encoders.pictures import PictureEncoder
 
-    network, from_scratch = _network(name, config)
-    frozen = not (from_scratch or config.train_encoders)
-    return PictureEncoder(network, kind, frozen=frozen, augment=config.augment, **frames)
+    network = _network(name, config)
+    return PictureEncoder(
+        network,
+        kind,
+        frozen=not (name == "vit" or config.train_encoders),
+        from_scratch=name == "vit" or name.endswith(":random"),
+        augment=config.augment,
+        **frames,
+    )
 
 
 def _audio(name: str, config: CaptioningConfig) -> Encoder:
@@ -51,7 +57,10 @@ def _audio(name: str, config: CaptioningConfig) -> Encoder:
         from multimodal.encoders.spectrogram import SpectrogramEncoder
 
         return SpectrogramEncoder(
-            width=config.encoder_width, max_seconds=config.max_seconds, spec_augment=config.augment
+            width=config.encoder_width,
+            pool=config.audio_pool,
+            max_seconds=config.max_seconds,
+            spec_augment=config.augment,
         )
     from multimodal.encoders.whisper import WhisperEncoder, load_whisper
 
@@ -60,31 +69,31 @@ def _audio(name: str, config: CaptioningConfig) -> Encoder:
     return WhisperEncoder(state, source=source, pool=config.audio_pool, frozen=not config.train_encoders)
 
 
-def _network(name: str, config: CaptioningConfig) -> tuple[Any, bool]:
-    """A picture network, and whether it starts from nothing."""
+def _network(name: str, config: CaptioningConfig) -> Any:
+    """A picture network."""
     side = config.image_side or DEFAULT_SIDE
     if name == "pixels":
         from multimodal.encoders.grid import PixelGrid
 
-        return PixelGrid(side, config.grid), False
+        return PixelGrid(side, config.grid)
     if name == "efficientnet_lite0":
         from multimodal.encoders.efficientnet_lite import load_efficientnet_lite0
         from multimodal.encoders.grid import EfficientNetGrid
 
-        return EfficientNetGrid(load_efficientnet_lite0(), side, config.grid), False
+        return EfficientNetGrid(load_efficientnet_lite0(), side, config.grid)
     if name == "vit":
         from multimodal.encoders.vit import SmallViT
 
-        return SmallViT(side, config.grid, width=config.encoder_width), True
+        return SmallViT(side, config.grid, width=config.encoder_width)
     from multimodal.encoders import backbones
 
     library, architecture, weights = _parts(name)
     if library == "open_clip":
         _require_own_side(name, config)
-        return backbones.open_clip_backbone(architecture, weights), False
+        return backbones.open_clip_backbone(architecture, weights)
     if library == "timm":
-        return backbones.timm_backbone(architecture, weights, config.image_side), False
-    return backbones.torchvision_backbone(architecture, weights, config.image_side or 224), False
+        return backbones.timm_backbone(architecture, weights, config.image_side)
+    return backbones.torchvision_backbone(architecture, weights, config.image_side or 224)
 
 
 def _require_own_side(name: str, config: CaptioningConfig) -> None:

@@ -1,14 +1,13 @@
 """Encoders that see several frames at once: a small one to train from scratch, and torchvision's video networks.
 
-Shape suffixes: N = clips, T = frames, X = N * T, S = steps of time, C = channels, F = features; 3HW = colour, height,
-width.
+Shape suffixes: N = clips, T = frames, X = frames of all clips, S = steps of time, C = channels, F = features;
+3HW = colour, height, width.
 """
 
 from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig
@@ -18,9 +17,6 @@ from multimodal.encoders.encoder import Encoder, fingerprint
 from multimodal.examples import Medium
 from multimodal.media.decode import frames
 from multimodal.media.video import Sampling
-
-WHERE_CHANNELS = 16
-"""Channels of which every cell is kept apart."""
 
 
 class ConvClipEncoder(Encoder):
@@ -38,6 +34,7 @@ class ConvClipEncoder(Encoder):
     """
 
     kind = "video"
+    from_scratch = True
 
     def __init__(
         self,
@@ -54,14 +51,11 @@ class ConvClipEncoder(Encoder):
         self.max_steps = num_frames
         self.num_features = width
         self.name = f"frames-{side}-{num_frames} {sampling} {stride}-v1"
-        channels = (8, 32, 64, 128)
-        self.down = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(channels)
-        )
-        self.mix = nn.ModuleList(ConvResidual(channels[-1]) for _ in range(2))
-        self.cells = min(8, max(1, side // 8))
-        self.where = nn.Conv2d(channels[-1], WHERE_CHANNELS, 1)
-        self.project = nn.Linear(2 * channels[-1] + WHERE_CHANNELS * self.cells**2, width)
+        channels = (6, 32, 64, 128)
+        self.down = nn.Sequential(*(ConvNormRelu(before, after, stride=2) for before, after in pairwise(channels)))
+        self.mix = nn.ModuleList(ConvNormRelu(channels[-1], channels[-1]) for _ in range(2))
+        self.norm = nn.BatchNorm1d(2 * channels[-1])
+        self.project = nn.Linear(2 * channels[-1], width)
         shape = ModelConfig(
             width=width, num_layers=num_layers, num_heads=max(1, width // 64), max_length=num_frames, dropout=0.1
         )
@@ -74,32 +68,31 @@ class ConvClipEncoder(Encoder):
     def forward(self, inputs_NT3HW: Tensor, lengths_N: Tensor) -> tuple[Tensor, Tensor]:
         """features_NTF and mask_NT."""
         mask_NT = self.position_mask(lengths_N, inputs_NT3HW.shape[1], inputs_NT3HW.device)
-        count, length = mask_NT.shape
         x_NT3HW = inputs_NT3HW.float() / 255
         change_NT3HW = torch.diff(x_NT3HW, dim=1, prepend=x_NT3HW[:, :1])
-        x_XCHW = torch.cat((x_NT3HW, change_NT3HW, _coordinates(x_NT3HW)), dim=2).flatten(0, 1)
-        x_XCHW = x_XCHW.contiguous(memory_format=torch.channels_last)
-        for convolution in self.down:
-            x_XCHW = F.relu(convolution(x_XCHW))
-        for residual in self.mix:
-            x_XCHW = residual(x_XCHW)
-        # What is seen somewhere in the frame, and how much of it, is learnt for all places at once; fewer channels say
-        # where.
-        where_XP = F.adaptive_avg_pool2d(self.where(x_XCHW), self.cells).flatten(1)
-        x_XF = self.project(torch.cat((x_XCHW.mean((2, 3)), x_XCHW.amax((2, 3)), where_XP), dim=1))
-        return self.transformer(x_XF.unflatten(0, (count, length)), None if bool(mask_NT.all()) else mask_NT), mask_NT
+        x_NT6HW = torch.cat((x_NT3HW, change_NT3HW), dim=2)
+        if bool(mask_NT.all()):
+            return self.transformer(self._vectors(x_NT6HW.flatten(0, 1)).unflatten(0, mask_NT.shape)), mask_NT
+        # Padding stays out of the statistics of the batch.
+        x_NTF = x_NT3HW.new_zeros(*mask_NT.shape, self.num_features)
+        x_NTF = x_NTF.masked_scatter(mask_NT[..., None], self._vectors(x_NT6HW[mask_NT]))
+        return self.transformer(x_NTF, mask_NT), mask_NT
+
+    def _vectors(self, x_X6HW: Tensor) -> Tensor:
+        """x_XF, one vector a frame: how much of each thing there is in it, and whether it is there at all."""
+        x_XCHW = self.down(x_X6HW.contiguous(memory_format=torch.channels_last))
+        for convolution in self.mix:
+            x_XCHW = x_XCHW + convolution(x_XCHW)
+        return self.project(self.norm(torch.cat((x_XCHW.mean((2, 3)), x_XCHW.amax((2, 3))), dim=1)))
 
 
-class ConvResidual(nn.Module):
-    """x + relu(norm(conv(x)))."""
+class ConvNormRelu(nn.Sequential):
+    """relu(batchnorm(conv(x)))."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm = nn.GroupNorm(8, channels)
-
-    def forward(self, x_XCHW: Tensor) -> Tensor:
-        return x_XCHW + F.relu(self.norm(self.conv(x_XCHW)))
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
+        )
 
 
 class TorchvisionClipEncoder(Encoder):
@@ -146,7 +139,8 @@ class TorchvisionClipEncoder(Encoder):
         self.scale: Tensor
         self.register_buffer("mean", torch.tensor(preset.mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(preset.std).view(3, 1, 1, 1), persistent=False)
-        self.sampling, self.stride, self.frozen = sampling, stride, frozen
+        self.sampling, self.stride = sampling, stride
+        self.frozen, self.from_scratch = frozen, weights == "random"
         self.num_inputs = num_frames
         network: Any = torchvision_network(architecture, weights).eval()
         if architecture.startswith("mvit"):
@@ -193,11 +187,3 @@ class TorchvisionClipEncoder(Encoder):
         for part in (network.stem, network.layer1, network.layer2, network.layer3, network.layer4):
             x = part(x)
         return x.mean((3, 4)).transpose(1, 2)
-
-
-def _coordinates(x_NT3HW: Tensor) -> Tensor:
-    """Two channels that say where a pixel is, from -1 to 1: a convolution alone cannot know."""
-    count, length, _, height, width = x_NT3HW.shape
-    rows = torch.linspace(-1, 1, height, device=x_NT3HW.device)[:, None].expand(height, width)
-    columns = torch.linspace(-1, 1, width, device=x_NT3HW.device)[None].expand(height, width)
-    return torch.stack((rows, columns)).expand(count, length, 2, height, width)

@@ -32,6 +32,8 @@ class Encoder(nn.Module):
     """Most steps of time that a medium can have."""
     frozen: bool = False
     """Its weights are never trained, so features can be computed once and kept."""
+    from_scratch: bool = False
+    """It starts from random weights: while it is trained its batch norms take mean and scale from the batch."""
 
     def load(self, medium: Medium) -> Tensor:
         """input_I… of one medium, decoded and resized or resampled. Raises `MediaError` for a damaged file."""
@@ -55,11 +57,12 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
-        """A frozen encoder stays in evaluation mode, and so do the batch norms of any."""
+        """A frozen encoder stays in evaluation mode, and so do the batch norms of a pretrained one."""
         super().train(mode and not self.frozen)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        if not self.from_scratch:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
     def position_mask(self, lengths_N: Tensor, num_positions: int, device: torch.device) -> Tensor:

@@ -38,6 +38,7 @@ class PictureEncoder(Encoder):
         network: the network, an `nn.Module`.
         kind: `image` or `video`.
         frozen: never train it.
+        from_scratch: the network has random weights; see `Encoder`.
         num_frames: frames taken of a clip.
         sampling: how they are chosen; see `multimodal.media.video.sample_frames`.
         stride: of the sampling `stride`.
@@ -50,6 +51,7 @@ class PictureEncoder(Encoder):
         kind: Kind = "image",
         *,
         frozen: bool = True,
+        from_scratch: bool = False,
         num_frames: int = 8,
         sampling: Sampling = "uniform",
         stride: int = 1,
@@ -60,6 +62,7 @@ class PictureEncoder(Encoder):
         self.network = network
         self.kind = kind
         self.frozen = frozen
+        self.from_scratch = from_scratch
         self.sampling = sampling
         self.stride = stride
         self.num_features = network.num_features

@@ -1,9 +1,12 @@
-"""An audio encoder that is trained from scratch: log-mel spectrogram, two convolutions, Transformer.
+"""An audio encoder that is trained from scratch: convolutions over a log-mel spectrogram, then a Transformer.
 
-Shape suffixes: N = sounds, T = frames of 10 ms, M = mel bands, S = steps of 40 ms, D = width.
+Shape suffixes: N = sounds, T = frames (10 ms at first, half as many after each convolution), M = mel bands,
+C = channels, S = steps of the features, D = width, X = real frames of all sounds, Y = padding counted.
 """
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +22,6 @@ RATE = 16_000
 HOP = 160
 WINDOW = 400
 NUM_MELS = 64
-STEP = 4
-"""Frames that a step of the features spans."""
 _QUIET = 1e-5
 
 
@@ -39,32 +40,52 @@ def log_mel(num_mels: int = NUM_MELS) -> Callable[[Tensor], Tensor]:
 
 
 class SpectrogramEncoder(Encoder):
-    """Log-mel frames to one feature vector per 40 ms.
+    """The log-mel spectrogram as a picture: convolutions of stride 2 with batch norm, then a Transformer over time.
 
     Args:
         width: D of the features.
+        pool: steps of 20 ms that one feature vector spans, a power of two: 4 (80 ms) tells syllables apart, 8 does for
+            sounds that go on for longer.
         num_layers: Transformer layers.
         max_seconds: longest sound.
         spec_augment: while training, cover random bands of time and frequency.
 
+    Raises:
+        ValueError: `pool` is not a power of two up to 16.
+
     References:
+        Kong et al. 2020, "PANNs", arXiv:1912.10211: such convolutions (theirs are deeper and averaged over time).
         Park et al. 2019, "SpecAugment", arXiv:1904.08779: masking without the time warp.
     """
 
     kind = "audio"
+    from_scratch = True
 
     def __init__(
-        self, *, width: int = 256, num_layers: int = 4, max_seconds: float = 30.0, spec_augment: bool = True
+        self,
+        *,
+        width: int = 256,
+        pool: int = 4,
+        num_layers: int = 2,
+        max_seconds: float = 30.0,
+        spec_augment: bool = True,
     ) -> None:
         super().__init__()
+        if pool not in (1, 2, 4, 8, 16):
+            raise ValueError(f"audio_pool must be 1, 2, 4, 8 or 16 before a spectrogram, got {pool}")
         self.max_seconds = max_seconds
-        self.max_steps = int(max_seconds * RATE) // (HOP * STEP) + 2
+        self.frames_per_step = 2 * pool
+        self.max_steps = math.ceil((int(max_seconds * RATE) // HOP + 2) / self.frames_per_step)
         self.num_features = width
         self.name = f"log-mel-{NUM_MELS}-{max_seconds:g} s-v1"
         self.spec_augment = spec_augment
         self.mel = log_mel()
-        self.conv1 = nn.Conv1d(NUM_MELS, width, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        # The last has 128 channels, those before it half as many each: the early ones see many more places.
+        num_convolutions = self.frames_per_step.bit_length() - 1
+        channels = [1, *(128 >> index for index in reversed(range(num_convolutions)))]
+        self.convolutions = nn.ModuleList(ConvNormRelu(before, after) for before, after in pairwise(channels))
+        self.mix = nn.ModuleList(ConvNormRelu(channels[-1], channels[-1], stride=1) for _ in range(2))
+        self.project = nn.Linear(channels[-1] * NUM_MELS // self.frames_per_step, width)
         shape = ModelConfig(
             width=width, num_layers=num_layers, num_heads=max(1, width // 64), max_length=self.max_steps, dropout=0.1
         )
@@ -75,22 +96,47 @@ class SpectrogramEncoder(Encoder):
         return self.mel(waveform(medium, RATE, self.max_seconds)).half()
 
     def num_steps(self, num_inputs: int) -> int:
-        """Two convolutions of stride 2."""
-        return (num_inputs + STEP - 1) // STEP
+        """Every convolution halves the frames, rounding up."""
+        return math.ceil(num_inputs / self.frames_per_step)
 
     def forward(self, inputs_NTM: Tensor, lengths_N: Tensor) -> tuple[Tensor, Tensor]:
         """features_NSD and mask_NS."""
-        x_NMT = inputs_NTM.float().transpose(1, 2)
-        lengths = lengths_N.to(x_NMT.device)
-        x_NMT = _cut(x_NMT, lengths)
+        x_NTM = inputs_NTM.float()
+        lengths_N = lengths_N.to(x_NTM.device)
+        mask_NT = _mask(lengths_N, x_NTM.shape[1])
+        x_NTM = x_NTM * mask_NT[..., None]
         if self.training and self.spec_augment:
-            x_NMT = spec_augment(x_NMT)
-        lengths = (lengths + 1) // 2
-        x_NDT = _cut(F.gelu(self.conv1(x_NMT)), lengths)
-        lengths = (lengths + 1) // 2
-        x_NSD = F.gelu(self.conv2(x_NDT)).transpose(1, 2)
-        mask_NS = torch.arange(x_NSD.shape[1], device=x_NSD.device) < lengths[:, None]
-        return self.transformer(x_NSD, None if bool(mask_NS.all()) else mask_NS), mask_NS
+            x_NTM = spec_augment(x_NTM.transpose(1, 2)).transpose(1, 2)
+        x_NCTM = x_NTM[:, None].contiguous(memory_format=torch.channels_last)
+        for convolution in self.convolutions:
+            lengths_N = (lengths_N + 1) // 2
+            mask_NT = _mask(lengths_N, (x_NCTM.shape[2] + 1) // 2)
+            x_NCTM = convolution(x_NCTM, mask_NT)
+        for convolution in self.mix:
+            x_NCTM = x_NCTM + convolution(x_NCTM, mask_NT)
+        x_NSD = self.project(x_NCTM.transpose(1, 2).flatten(2))
+        return self.transformer(x_NSD, None if bool(mask_NT.all()) else mask_NT), mask_NT
+
+
+class ConvNormRelu(nn.Module):
+    """relu(batchnorm(conv(x))), 0 in padding, which stays out of the statistics of the batch."""
+
+    def __init__(self, before: int, after: int, stride: int = 2) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm1d(after)
+
+    def forward(self, x_NCTM: Tensor, mask_NT: Tensor) -> Tensor:
+        """x_NCTM with half the frames and bands if the stride is 2; the mask is of the frames that come out."""
+        x_NTMC = self.conv(x_NCTM).permute(0, 2, 3, 1)
+        if bool(mask_NT.all()):
+            return F.relu(self.norm(x_NTMC.flatten(0, 2))).view(x_NTMC.shape).permute(0, 3, 1, 2)
+        rows_YMC = x_NTMC.flatten(0, 1)
+        real_X = mask_NT.flatten().nonzero().squeeze(1)
+        real_XMC = rows_YMC.index_select(0, real_X)
+        real_XMC = F.relu(self.norm(real_XMC.flatten(0, 1))).view(real_XMC.shape)
+        rows_YMC = torch.zeros_like(rows_YMC).index_copy(0, real_X, real_XMC.to(rows_YMC.dtype))
+        return rows_YMC.view(x_NTMC.shape).permute(0, 3, 1, 2)
 
 
 def spec_augment(
@@ -115,6 +161,6 @@ def spec_augment(
     return x_NMT
 
 
-def _cut(x_NCT: Tensor, lengths_N: Tensor) -> Tensor:
-    """0 beyond each row's own length, so that padding changes nothing."""
-    return x_NCT * (torch.arange(x_NCT.shape[2], device=x_NCT.device) < lengths_N[:, None])[:, None]
+def _mask(lengths_N: Tensor, num_frames: int) -> Tensor:
+    """mask_NT, True = a real frame."""
+    return torch.arange(num_frames, device=lengths_N.device) < lengths_N[:, None]

@@ -70,6 +70,7 @@ class SpeakingTrainer(Trainer):
             label_smoothing=config.label_smoothing,
             score=self.evaluation.score,
             held_out=self._held_out,
+            shapes_vary=True,
         )
         return task, self._batches(pairs)
 
@@ -114,18 +115,10 @@ class SpeakingTrainer(Trainer):
 
     def _batches(self, pairs: Sequence[_Pair]) -> BatchSource:
         accumulate = self.config.optim.accumulate
-        # A compiled step wants one shape; otherwise a batch is as long as its longest row.
-        fixed = self.runtime.compile
-        length = max(len(prompt) + len(target) - 1 for prompt, target in pairs) if fixed else None
-        target_length = max(len(target) for _, target in pairs) if fixed else None
 
         def collate(chosen: list[int]) -> list[CaptionBatch]:
             micros = [chosen[start::accumulate] for start in range(accumulate)]
-            return [
-                _batch([pairs[index] for index in micro], length=length, target_length=target_length)
-                for micro in micros
-                if micro
-            ]
+            return [_batch([pairs[index] for index in micro]) for micro in micros if micro]
 
         lengths = [len(prompt) + len(target) for prompt, target in pairs]
         return ShuffledBatches(len(pairs), self.config.batch_size, self.config.seed, collate, lengths=lengths)
@@ -135,9 +128,8 @@ class SpeakingTrainer(Trainer):
             yield _batch(self._test_pairs[start : start + EVALUATION_BATCH])
 
 
-def _batch(pairs: Sequence[_Pair], *, length: int | None = None, target_length: int | None = None) -> CaptionBatch:
-    prompts, targets = [prompt for prompt, _ in pairs], [target for _, target in pairs]
-    return caption_batch(prompts, targets, {}, length=length, target_length=target_length)
+def _batch(pairs: Sequence[_Pair]) -> CaptionBatch:
+    return caption_batch([prompt for prompt, _ in pairs], [target for _, target in pairs], {})
 
 
 def limits_of(texts: Sequence[Spoken], coded: Sequence[Sequence[int]]) -> Limits:

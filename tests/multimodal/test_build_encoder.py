@@ -61,7 +61,7 @@ def encode(encoder: Encoder, kind: Kind) -> tuple[Tensor, Tensor]:
         ("video", "efficientnet_lite0", 16, 1280 + 112 + 256),
         ("video", "conv", 4, 64),
         ("video", "torchvision_video:r3d_18:random", 1, 512),
-        ("audio", "spectrogram", 26, 64),
+        ("audio", "spectrogram", 13, 64),
         ("audio", "whisper", 13, 4 * 384),
     ],
 )

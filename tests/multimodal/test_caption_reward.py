@@ -1,10 +1,18 @@
 """The self-critical reward: end-of-sequence is a scored word, and nothing after it counts."""
 
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from core.interfaces import Samples
+from multimodal.pipeline import CaptioningPipeline
 from multimodal.reward import CiderReward, bad_ending_rate
+from multimodal.trainers import CaptioningTrainer
 
 WORDS = ["<eos>", "a", "red", "bird", "with", "hat", "blue", "fish"]
 CORPUS = [["a red bird with a hat"], ["a blue fish"], ["a red fish"], ["a blue bird"]]
@@ -62,3 +70,22 @@ def test_bad_endings():
     assert bad_ending_rate(["a bird with a", "a bird", "bird in the", ""]) == 0.5
     with pytest.raises(ValueError, match="no captions"):
         bad_ending_rate([])
+
+
+def test_the_example_raises_the_reward(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRILLIUM_CACHE", str(tmp_path / "cache"))
+    manifest = runs.write_media(tmp_path / "data", ["image"])
+    CaptioningTrainer(runs.config(manifest, tmp_path / "run", steps=6), quiet=True, report=False).train()
+    example = Path(__file__).parents[2] / "examples" / "self_critical.py"
+    options = ["--steps", "40", "--batch-size", "6", "--lr", "5e-4"]
+    monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "run"), str(tmp_path / "after"), *options])
+    runpy.run_path(str(example), run_name="__main__")
+    printed = capsys.readouterr().out
+    rewards = [float(found) for found in re.findall(r"mean reward ([\d.]+)", printed)]
+    assert len(rewards) == 4
+    assert rewards[-1] > rewards[0] + 1, printed
+    before, after = (float(found) for found in re.findall(r"CIDEr-D ([\d.]+)", printed))
+    assert after >= before, printed
+    assert CaptioningPipeline.load(tmp_path / "after")

@@ -150,6 +150,15 @@ def test_a_video_network_can_be_trained() -> None:
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
+def test_batch_norms_follow_the_batch_only_where_they_know_no_better(tmp_path: Path) -> None:
+    torch.save(torchvision.models.get_model("r3d_18").state_dict(), tmp_path / "weights.pt")
+    for weights, moves in (("random", True), (str(tmp_path / "weights.pt"), False)):
+        encoder = TorchvisionClipEncoder("r3d_18", weights, num_frames=2, frozen=False).train()
+        before = fingerprint(encoder.network)
+        encoder(clip(2, 112)[None], torch.tensor([2]))
+        assert (fingerprint(encoder.network) != before) == moves
+
+
 def test_what_cannot_be_built_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"no video network 'resnet18'; it has: .*r2plus1d_18"):
         TorchvisionClipEncoder("resnet18", "random")
