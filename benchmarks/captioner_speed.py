@@ -39,9 +39,11 @@ class Cached(Encoder):
     positions_per_step = POSITIONS
 
 
-def ours(features: list[Tensor], captions: list[list[int]], precision: str, threads: int) -> Callable[[], object]:
+def ours(
+    features: list[Tensor], captions: list[list[int]], precision: str, threads: int, compiled: bool
+) -> Callable[[], object]:
     """One step of our captioner, from stored features to updated weights."""
-    config = CaptioningConfig(precision=precision, compile="off", threads=threads)  # type: ignore[arg-type]
+    config = CaptioningConfig(precision=precision, compile="on" if compiled else "off", threads=threads)  # type: ignore[arg-type]
     runtime = Runtime.from_config(config)
     runtime.apply()
     shape = ModelConfig(vocab_size=VOCAB, width=WIDTH, num_layers=LAYERS, num_heads=HEADS, max_length=64, dropout=0.1)
@@ -56,7 +58,7 @@ def ours(features: list[Tensor], captions: list[list[int]], precision: str, thre
     return step
 
 
-def peer(features: list[Tensor], captions: list[list[int]], precision: str) -> Callable[[], object]:
+def peer(features: list[Tensor], captions: list[list[int]], precision: str, compiled: bool) -> Callable[[], object]:
     """One step of transformers' model in the plain loop that its users write."""
     from transformers import GPT2Config, GPT2LMHeadModel, VisionEncoderDecoderModel, ViTConfig, ViTModel
     from transformers.modeling_outputs import BaseModelOutput
@@ -76,6 +78,8 @@ def peer(features: list[Tensor], captions: list[list[int]], precision: str) -> C
     optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
     longest = max(map(len, captions))
     model.train()
+    if compiled:
+        model.compile()
 
     def step() -> None:
         labels = torch.full((BATCH, longest), -100)
@@ -108,19 +112,19 @@ def main() -> None:
     ]
     captions[0] = [2] * (options.caption_tokens - 1) + [1]
     print(machine())
-    variants = {
-        f"{name} {precision}": make
-        for precision in ("bf16", "fp32")
-        for name, make in (
-            ("ours", ours(features, captions, precision, options.threads)),
-            ("transformers", peer(features, captions, precision)),
-        )
-    }
+    variants: dict[str, Callable[[], object]] = {}
+    for precision in ("bf16", "fp32"):
+        for how, compiled in (("eager", False), ("compiled", True)):
+            variants[f"ours {precision} {how}"] = ours(features, captions, precision, options.threads, compiled)
+            variants[f"transformers {precision} {how}"] = peer(features, captions, precision, compiled)
     seconds = alternate(variants, rounds=options.rounds)
     for name, times in seconds.items():
-        print(f"{name:20} {BATCH / sorted(times)[len(times) // 2]:8,.0f} captions/s")
+        median = sorted(times)[len(times) // 2]
+        print(f"{name:28} {1000 * median:6.0f} ms {BATCH / median:8,.0f} captions/s")
     for precision in ("bf16", "fp32"):
-        print(f"ratio {precision}: {ratio(seconds[f'transformers {precision}'], seconds[f'ours {precision}'])}")
+        for how in ("eager", "compiled"):
+            found = ratio(seconds[f"transformers {precision} {how}"], seconds[f"ours {precision} {how}"])
+            print(f"ratio {precision} {how}: {found}")
 
 
 if __name__ == "__main__":

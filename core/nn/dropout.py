@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LEVELS = 1 << 16
-"""Sixteen random bits decide about an element, so that the generator is asked once for four."""
+"""Sixteen random bits decide about an element, so that the generator is asked once for four elements."""
 
 
 def drop(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -21,12 +21,12 @@ def drop(x: Tensor, p: float, training: bool = True) -> Tensor:
     References:
         Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
     """
-    if not training or p == 0.0:
+    level = min(round(p * _LEVELS), _LEVELS - 1)
+    if not training or level == 0:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    level = min(round(p * _LEVELS), _LEVELS - 1)
-    kept = torch.empty(x.shape, dtype=torch.bool)
+    kept = torch.empty(x.shape, dtype=torch.uint8)  # compiled programs read bools one by one
     draw_kept_(kept, level)
     return x * kept * (_LEVELS / (_LEVELS - level))
 
@@ -35,6 +35,9 @@ def drop(x: Tensor, p: float, training: bool = True) -> Tensor:
 # operators with equal arguments and no side effect would become one.
 @torch.library.custom_op("trillium::draw_kept_", mutates_args=("kept",))
 def draw_kept_(kept: Tensor, level: int) -> None:
-    """Fill a bool tensor with False at probability level / 65536 and else True, from the default generator."""
+    """Fill a uint8 tensor with 0 at probability level / 65536 and else 1, from the default generator."""
     words = torch.empty(-(-kept.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    torch.ge(words.view(torch.int16)[: kept.numel()].view(kept.shape), level - _LEVELS // 2, out=kept)
+    first_kept = level - _LEVELS // 2
+    # Clamping to two neighbours takes a fourth of the time of a comparison.
+    halves = words.view(torch.int16).clamp_(first_kept - 1, first_kept).sub_(first_kept - 1)
+    kept.view(-1).copy_(halves[: kept.numel()])

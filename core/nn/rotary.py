@@ -31,5 +31,6 @@ def rotary_table(num_positions: int, head_width: int, theta: float, scaling: flo
 
 def rotate(x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x_i, x_{i + K/2}) by the angle of its position; cos and sin broadcast over heads."""
-    first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cos + torch.cat((second, first), dim=-1) * sin
+    # The halves exchanged by `flip`: the compiler reads it in whole vectors, and `cat` number by number.
+    exchanged_BHTK = x_BHTK.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return x_BHTK * cos + exchanged_BHTK * sin
