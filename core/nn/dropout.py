@@ -1,5 +1,8 @@
 """Dropout whose random numbers cost little on a CPU."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,18 +29,25 @@ def drop(x: Tensor, p: float, training: bool = True) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    kept = torch.empty(x.shape, dtype=torch.uint8)  # compiled programs read bools one by one
-    draw_kept_(kept, level)
+    # Of two operators with equal arguments the compiler keeps one, but it takes no two empty tensors for equal.
+    kept = draw_kept(torch.empty(0), x.shape, level)
     return x * kept * (_LEVELS / (_LEVELS - level))
 
 
-# An operator of our own, because the compiler would turn the draws into Philox again. It fills a given tensor: two
-# operators with equal arguments and no side effect would become one.
-@torch.library.custom_op("trillium::draw_kept_", mutates_args=("kept",))
-def draw_kept_(kept: Tensor, level: int) -> None:
-    """Fill a uint8 tensor with 0 at probability level / 65536 and else 1, from the default generator."""
-    words = torch.empty(-(-kept.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+# An operator of our own, because the compiler would turn the draws into Philox again. (One that fills a given tensor
+# looks simpler, and the compiler gives two of them the same memory.)
+@torch.library.custom_op("trillium::draw_kept", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def draw_kept(fresh: Tensor, shape: Sequence[int], level: int) -> Tensor:
+    """uint8: 0 with probability level / 65536 and else 1, from the default generator. Compiled programs read bools
+    one by one, and whole vectors of these."""
+    size = math.prod(shape)
+    words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
     first_kept = level - _LEVELS // 2
     # Clamping to two neighbours takes a fourth of the time of a comparison.
     halves = words.view(torch.int16).clamp_(first_kept - 1, first_kept).sub_(first_kept - 1)
-    kept.view(-1).copy_(halves[: kept.numel()])
+    return halves[:size].to(torch.uint8).view(shape)
+
+
+@draw_kept.register_fake
+def _(fresh: Tensor, shape: Sequence[int], level: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8)
