@@ -47,7 +47,7 @@ def ours(
     runtime = Runtime.from_config(config)
     runtime.apply()
     shape = ModelConfig(vocab_size=VOCAB, width=WIDTH, num_layers=LAYERS, num_heads=HEADS, max_length=64, dropout=0.1)
-    captioner = build_captioner(config, {"image": Cached()}, Transformer(shape), eos_id=1)
+    captioner = build_captioner(config, {"image": Cached()}, Transformer(shape), bos_id=0, eos_id=1)
     task = CaptioningTask(captioner, OptimConfig(), runtime, 10_000)
     prompts = [Prompt([-1] * POSITIONS + [0], (("image", index),)) for index in range(BATCH)]
 

@@ -23,21 +23,32 @@ CROSS_ATTENTION_EVERY = 2
 """Blocks between two that attend to media, where the model's config does not say."""
 
 
-def load_language_model(init_from: Path) -> tuple[Transformer, Tokenizer]:
+def load_language_model(init_from: Path, num_layers: int | None = None) -> tuple[Transformer, Tokenizer]:
     """A pretrained language model and its tokenizer.
 
+    Args:
+        init_from: where it is, or `SMOLLM2`.
+        num_layers: keep its first so many layers; all by default.
+
     Raises:
-        UserError: it is not there, or has no tokenizer.
+        UserError: it is not there, has no tokenizer or has fewer layers.
     """
     if init_from == SMOLLM2:
         from core.pretrained.smollm2 import load_smollm2
 
-        return load_smollm2()
-    from core.pretrained.interchange import load_model
+        model, tokenizer = load_smollm2()
+    else:
+        from core.pretrained.interchange import load_model
 
-    model, tokenizer = load_model(init_from)
-    if tokenizer is None:
-        raise UserError(f"{init_from} has no tokenizer.json: save its tokenizer there too")
+        model, found = load_model(init_from)
+        if found is None:
+            raise UserError(f"{init_from} has no tokenizer.json: save its tokenizer there too")
+        tokenizer = found
+    if num_layers is not None:
+        if num_layers > len(model.model.layers):
+            raise UserError(f"init_layers is {num_layers}, and {init_from} has {len(model.model.layers)} layers")
+        model.model.layers = model.model.layers[:num_layers]
+        model.config = dataclasses.replace(model.config, num_layers=num_layers)
     return model, tokenizer
 
 
@@ -69,7 +80,7 @@ def language_model_shape(config: CaptioningConfig, base: ModelConfig) -> ModelCo
 
 
 def build_captioner(
-    config: CaptioningConfig, encoders: Mapping[Kind, Encoder], model: Transformer, eos_id: int
+    config: CaptioningConfig, encoders: Mapping[Kind, Encoder], model: Transformer, *, bos_id: int, eos_id: int
 ) -> Captioner:
     """The captioner around a language model."""
     options: dict[str, Any] = {"dropout": config.media_dropout, "blank_probability": config.blank_probability}
@@ -97,5 +108,7 @@ def build_captioner(
         placement=placements.get(config.fusion, "sequence"),
         eos_id=eos_id,
         max_new_tokens=config.max_target_tokens,
-        bidirectional=config.bidirectional,
+        bidirectional=config.is_bidirectional,
+        ctc_weight=config.ctc_weight,
+        blank_id=bos_id,
     )

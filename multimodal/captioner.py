@@ -41,6 +41,8 @@ class Captioner(nn.Module):
         max_new_tokens: longest answer that is generated, end-of-sequence counted.
         bidirectional: the positions of a prompt see one another in both directions; otherwise attention is causal.
         temperature: divides the logits, in sampling and in scoring alike.
+        ctc_weight: share of the CTC loss in training, and of its score in answering; see `multimodal.ctc`.
+        blank_id: the token that stands for nothing in CTC; no answer may contain it.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Captioner(nn.Module):
         max_new_tokens: int = 32,
         bidirectional: bool = True,
         temperature: float = 1.0,
+        ctc_weight: float = 0.0,
+        blank_id: int = 0,
     ) -> None:
         super().__init__()
         for kind, adapter in adapters.items():
@@ -69,18 +73,28 @@ class Captioner(nn.Module):
         self.max_new_tokens = max_new_tokens
         self.bidirectional = bidirectional
         self.sampling = Sampling(temperature=temperature)
+        self.ctc_weight = ctc_weight
+        self.blank_id = blank_id
 
     def forward(self, batch: CaptionBatch) -> Tensor:
         """hidden_ELD that predict each target of the examples."""
+        if batch.documents_BT is not None:
+            return self.read(batch).flatten(0, 1)[batch.reads_EL]
+        # One example a row.
+        num_rows, length = batch.tokens_BT.shape
+        first_E1 = length * torch.arange(num_rows, device=batch.tokens_BT.device)[:, None]
+        return self.read(batch, batch.reads_EL - first_E1)
+
+    def read(self, batch: CaptionBatch, reads_BR: Tensor | None = None) -> Tensor:
+        """hidden_BTD, media included; or hidden_BRD of some positions."""
         embedded = self._embed_media(batch.media)
-        x_BTD = self._join(batch.tokens_BT, embedded, batch.media, batch.places)
-        hidden_BTD = self.model(
-            embeddings_BTD=x_BTD,
+        return self.model(
+            embeddings_BTD=self._join(batch.tokens_BT, embedded, batch.media, batch.places),
             documents_BT=batch.documents_BT,
             prefix_BT=batch.prefix_BT,
+            reads_BR=reads_BR,
             **self._beside(embedded, batch.media, len(batch.targets_EL)),
         )
-        return hidden_BTD.flatten(0, 1)[batch.reads_EL]
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""

@@ -80,16 +80,21 @@ class CaptioningConfig(RunConfig):
     """Vocabulary size of a `bpe` tokenizer."""
     max_target_tokens: int = 32
     """Longest caption or answer, end-of-sequence counted; longer ones are an error."""
-    bidirectional: bool = True
-    """Let the positions of a prompt, media included, see one another in both directions."""
+    bidirectional: bool | None = None
+    """Let the positions of a prompt, media included, see one another in both directions; `None`: in a fresh language
+    model only, because a pretrained one has never seen it."""
     pack: bool = False
     """Put several examples into one row of up to `model.max_length` positions."""
     bucket: bool = False
     """Make batches of examples of about equal length, for less padding."""
     label_smoothing: float = 0.1
     """Share of the probability that the targets spread over the vocabulary while training."""
+    ctc_weight: float = 0.0
+    """For speech: share of a second loss, by which the positions of a sound must spell the answer in order (CTC)."""
     init_from: Path | None = None
     """Hugging Face folder, .gguf file or run whose language model and tokenizer to start from; or `smollm2`."""
+    init_layers: int | None = None
+    """Keep only the first so many layers of the pretrained model, for speed; `None` keeps all."""
     lora_rank: int = 0
     """Train only low-rank updates of this rank of the language model's attention; 0 trains all of it."""
     beams: int = 1
@@ -128,14 +133,28 @@ class CaptioningConfig(RunConfig):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require(0 < self.max_seconds <= 600, f"max_seconds must be in (0, 600], got {self.max_seconds}")
         require(self.max_target_tokens >= 2, f"max_target_tokens must be >= 2, got {self.max_target_tokens}")
-        for name in ("media_dropout", "blank_probability", "label_smoothing"):
+        for name in ("media_dropout", "blank_probability", "label_smoothing", "ctc_weight"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must be in [0, 1), got {value}")
         require(
             not self.pack or self.fusion in ("prefix", "perceiver", "qformer"),
             f"pack needs media in the sequence: fusion {self.fusion} keeps them beside it, use prefix or perceiver",
         )
+        require(
+            self.ctc_weight == 0 or (self.fusion == "prefix" and not self.pack),
+            f"ctc_weight needs every position of a sound in a row of its own: use fusion prefix (got {self.fusion}) "
+            "without pack",
+        )
+        require(
+            self.init_layers is None or (self.init_layers >= 1 and self.init_from is not None),
+            "init_layers must be >= 1 and needs a pretrained model: set init_from",
+        )
         require(self.lora_rank == 0 or self.init_from is not None, "lora_rank needs a pretrained model: set init_from")
+
+    @property
+    def is_bidirectional(self) -> bool:
+        """`bidirectional`, settled."""
+        return self.init_from is None if self.bidirectional is None else self.bidirectional
 
     def encoder_name(self, kind: Kind) -> str:
         """The encoder of a kind of media."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from core.training.runtime import Runtime
 from multimodal.batch import Prompt
 from multimodal.captioner import Captioner
+from multimodal.ctc import agreed
 from multimodal.reading import Reader
 from multimodal.store import MediaStore
 
@@ -20,7 +21,7 @@ def answer(
     batch_size: int = 64,
     on_token: Callable[[list[int], list[int]], None] | None = None,
 ) -> list[str]:
-    """The captioner's text for every prompt.
+    """The captioner's text for every prompt; for sounds that it was trained to spell, as both ways of reading agree.
 
     Args:
         captioner: the model.
@@ -42,6 +43,9 @@ def answer(
                 samples = captioner.sample(contexts, greedy=True, on_token=on_token)
             else:
                 samples = captioner.beam(contexts, beams=beams)
-        for index, ids in zip(part, samples.lists()):
+            answers = samples.lists()
+            if captioner.ctc_weight:
+                answers = agreed(captioner, contexts, answers)
+        for index, ids in zip(part, answers):
             texts[index] = reader.tokenizer.decode(ids)
     return texts

@@ -81,9 +81,9 @@ class CaptioningPipeline:
             in_sequence=config.fusion not in ("concat", "gated_cross_attention"),
             max_target_tokens=config.max_target_tokens,
             max_length=shape.max_length,
-            bidirectional=config.bidirectional,
+            bidirectional=config.is_bidirectional,
         )
-        captioner = build_captioner(config, encoders, model, reader.eos_id)
+        captioner = build_captioner(config, encoders, model, bos_id=reader.bos_id, eos_id=reader.eos_id)
         captioner.load_state_dict(with_tied_head(weights) if shape.tied else weights)
         return cls(captioner, MediaStore(encoders, runtime), reader, runtime)
 

@@ -163,6 +163,7 @@ def fsdd(**changes: Any) -> CaptioningConfig:
         out=Path("runs/fsdd"),
         data="fsdd",
         audio_encoder="whisper",
+        ctc_weight=0.3,
         label_smoothing=0.1,
         media_dropout=0.1,
         time_budget_s=300.0,
@@ -198,7 +199,7 @@ def sonicbank(**changes: Any) -> CaptioningConfig:
     """
     settings: dict[str, Any] = {
         "out": Path("runs/sonicbank"), "data": "sonicbank", "audio_encoder": "spectrogram", "audio_pool": 8,
-        "encoder_width": 192,
+        "encoder_width": 192, "ctc_weight": 0.0,
     }  # fmt: skip
     return fsdd(**{**settings, **changes})
 

@@ -15,10 +15,15 @@ from core.training.runtime import Runtime
 from core.training.update import Updater
 from multimodal.batch import CaptionBatch
 from multimodal.captioner import Captioner
+from multimodal.ctc import ctc_losses, sound_logprobs
 
 
 class CaptionLoss(nn.Module):
-    """A captioner and its cross-entropy as one module, so that both are compiled, and wrapped for DDP, together."""
+    """A captioner and its loss as one module, so that both are compiled, and wrapped for DDP, together.
+
+    The loss is the cross-entropy of the answers; a captioner with a `ctc_weight` gives that share to the CTC loss of
+    answers to prompts with sounds (`multimodal.ctc`), where an answer longer than its sounds counts as 0.
+    """
 
     def __init__(self, captioner: Captioner, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -28,16 +33,23 @@ class CaptionLoss(nn.Module):
     def forward(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
         """(loss_sum, count) over the answers and their end-of-sequence; prompts, media and padding are not supervised.
 
-        Label smoothing applies while training only.
+        Label smoothing and the CTC loss apply while training only.
         """
-        return lm_loss(
+        weight = self.captioner.ctc_weight if self.training and "audio" in batch.media else 0.0
+        hidden_BTD = self.captioner.read(batch) if weight else None
+        loss_sum, count = lm_loss(
             self.captioner.logits,
-            self.captioner(batch),
+            self.captioner(batch) if hidden_BTD is None else hidden_BTD.flatten(0, 1)[batch.reads_EL],
             batch.targets_EL,
             batch.mask_EL,
             vocab_size=self.captioner.model.vocab_size,
             label_smoothing=self.label_smoothing if self.training else 0.0,
         )
+        if hidden_BTD is not None:
+            logprobs_PEV, lengths_E = sound_logprobs(self.captioner, hidden_BTD, batch)
+            losses_E = ctc_losses(self.captioner, logprobs_PEV, lengths_E, batch, zero_infinity=True)
+            loss_sum = (1 - weight) * loss_sum + weight * losses_E.sum()
+        return loss_sum, count
 
 
 class CaptioningTask:

@@ -89,9 +89,9 @@ class CaptioningTrainer(Trainer):
             in_sequence=config.fusion not in ("concat", "gated_cross_attention"),
             max_target_tokens=config.max_target_tokens,
             max_length=model.config.max_length,
-            bidirectional=config.bidirectional,
+            bidirectional=config.is_bidirectional,
         )
-        captioner = build_captioner(config, encoders, model, self.reader.eos_id)
+        captioner = build_captioner(config, encoders, model, bos_id=self.reader.bos_id, eos_id=self.reader.eos_id)
         for kind, encoder in encoders.items():
             if encoder.frozen:
                 adapter = captioner.adapters[kind]
@@ -170,7 +170,7 @@ class CaptioningTrainer(Trainer):
         folder = config.out / TOKENIZER_NAME
         loaded, tokenizer = None, None
         if config.init_from is not None:
-            loaded, tokenizer = load_language_model(config.init_from)
+            loaded, tokenizer = load_language_model(config.init_from, config.init_layers)
         resumed = folder.is_dir() and any((config.out / CHECKPOINTS_NAME).glob("step-*"))
         if resumed:
             tokenizer = load_tokenizer(folder)  # so that a resumed run reads the same ids

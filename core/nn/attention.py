@@ -44,6 +44,11 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
 
 
+def taken(x_BTD: Tensor, reads_BR: Tensor) -> Tensor:
+    """x_BRD: the positions of each row that are asked for."""
+    return x_BTD.gather(1, reads_BR[..., None].expand(-1, -1, x_BTD.shape[2]))
+
+
 def attend(
     q_BHTK: Tensor,
     k_BGSK: Tensor,

@@ -4,12 +4,14 @@ Shape suffixes: B = batch, T = positions, D = model width, H = query heads, G = 
 M = memory positions.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig
-from core.nn.attention import additive, attend
+from core.nn.attention import additive, attend, taken
 from core.nn.cache import KVCache
 from core.nn.dropout import drop
 from core.nn.rotary import rotate
@@ -40,6 +42,15 @@ def build_norm(config: ModelConfig) -> nn.Module:
     return RMSNorm(config.width, eps=config.norm_eps)
 
 
+@dataclass(frozen=True)
+class Reads:
+    """The positions whose hidden states are wanted of a block, and what its attention needs for these."""
+
+    positions_BR: Tensor
+    rotary: tuple[Tensor, Tensor] | None
+    bias_B1RS: Tensor
+
+
 class SelfAttention(nn.Module):
     """Causal self-attention with grouped key-value heads, rotary positions and norms on queries and keys.
 
@@ -63,23 +74,32 @@ class SelfAttention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(
-        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None, bias: Tensor | None, cache: KVCache | None
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        bias: Tensor | None,
+        cache: KVCache | None,
+        reads: Reads | None = None,
     ) -> Tensor:
         batch, length, _ = x_BTD.shape
-        q_BTHK = self.q_proj(x_BTD).view(batch, length, -1, self.head_width)
+        asking_BTD = x_BTD if reads is None else taken(x_BTD, reads.positions_BR)
+        q_BTHK = self.q_proj(asking_BTD).view(*asking_BTD.shape[:2], -1, self.head_width)
         k_BTGK = self.k_proj(x_BTD).view(batch, length, -1, self.head_width)
         v_BGTK = self.v_proj(x_BTD).view(batch, length, -1, self.head_width).transpose(1, 2)
         if self.qk_norm:
             q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
         q_BHTK, k_BGTK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2)
-        if rotary is not None:
-            q_BHTK, k_BGTK = rotate(q_BHTK, *rotary), rotate(k_BGTK, *rotary)
+        q_rotary = rotary if reads is None else reads.rotary
+        if rotary is not None and q_rotary is not None:
+            q_BHTK, k_BGTK = rotate(q_BHTK, *q_rotary), rotate(k_BGTK, *rotary)
         if cache is not None:
             out_BHTK = cache.attend(self.index, q_BHTK, k_BGTK, v_BGTK, bias)
         else:
             dropout = self.dropout if self.training else 0.0
+            if reads is not None:
+                bias = reads.bias_B1RS
             out_BHTK = attend(q_BHTK, k_BGTK, v_BGTK, bias, causal=bias is None, dropout=dropout)
-        return self.o_proj(out_BHTK.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(out_BHTK.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -168,8 +188,10 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         memory_BMD: Tensor | None = None,
         memory_mask_BM: Tensor | None = None,
+        reads: Reads | None = None,
     ) -> Tensor:
-        x_BTD = x_BTD + self._drop(self.self_attn(self.input_layernorm(x_BTD), rotary, bias, cache))
+        update_BTD = self._drop(self.self_attn(self.input_layernorm(x_BTD), rotary, bias, cache, reads))
+        x_BTD = (x_BTD if reads is None else taken(x_BTD, reads.positions_BR)) + update_BTD
         if self.cross_attn is not None:
             x_BTD = x_BTD + self.cross_attn(x_BTD, cache, memory_BMD, memory_mask_BM)
         return x_BTD + self._drop(self.mlp(self.post_attention_layernorm(x_BTD)))

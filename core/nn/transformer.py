@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import ModelConfig
 from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
-from core.nn.block import Block, CrossAttention, build_norm
+from core.nn.block import Block, CrossAttention, Reads, build_norm
 from core.nn.cache import KVCache
 from core.nn.decoder import DecodingBlock, rearranged
 from core.nn.dropout import drop
@@ -165,6 +165,7 @@ class Transformer(nn.Module):
         memory_BMD: Tensor | None = None,
         memory_mask_BM: Tensor | None = None,
         shift_BD: Tensor | None = None,
+        reads_BR: Tensor | None = None,
     ) -> Tensor:
         """Read a sequence and return the hidden states after the final norm.
 
@@ -181,9 +182,11 @@ class Transformer(nn.Module):
             memory_BMD: what cross-attention blocks attend to; with a cache only the first call needs it.
             memory_mask_BM: bool, True = a real memory position.
             shift_BD: added to every embedding of the row; with a cache only the first call needs it.
+            reads_BR: int64; the positions whose hidden states are wanted, all by default. The last block computes no
+                others: of a long prompt only keys and values. Not with a cache.
 
         Returns:
-            hidden_BTD.
+            hidden_BTD, or with `reads_BR` hidden_BRD.
 
         Raises:
             ValueError: if neither or both inputs are given, or the sequence is longer than `config.max_length`.
@@ -213,13 +216,17 @@ class Transformer(nn.Module):
             dtype = compute_dtype(x_BTD)
             rotary = cos.to(dtype), sin.to(dtype)
         x_BTD = drop(x_BTD, self.config.dropout, self.training)
-        for block in stack:
+        reads = None if reads_BR is None else _reads(reads_BR, x_BTD, rotary, bias)
+        for index, block in enumerate(stack):
+            beside: tuple[Any, ...] = (memory_BMD, memory_mask_BM)
+            if cache is None:
+                beside = (*beside, reads if index == len(self.model.layers) - 1 else None)
             if self.gradient_checkpointing and self.training and cache is None:
-                x_BTD = checkpoint(block, x_BTD, rotary, bias, None, memory_BMD, memory_mask_BM, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, rotary, bias, None, *beside, use_reentrant=False)
             else:
                 # Validation and decoding come in many shapes, each of which would compile anew: only training does.
                 call = block if self.training and cache is None else block.forward
-                x_BTD = call(x_BTD, rotary, bias, cache, memory_BMD, memory_mask_BM)
+                x_BTD = call(x_BTD, rotary, bias, cache, *beside)
         if cache is not None:
             cache.advance(num_new, key_mask_BS)
         return self.model.norm(x_BTD)
@@ -288,6 +295,21 @@ class Transformer(nn.Module):
         # A padding query sees itself: its output is never read, but a row without any key would give NaN gradients.
         allowed = allowed | (key[None, None, :] == query[None, :, None])
         return additive(allowed, dtype)[:, None]
+
+
+def _reads(reads_BR: Tensor, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None, bias: Tensor | None) -> Reads:
+    """What the attention of the last block needs for these positions alone."""
+    if bias is None:
+        bias = causal_bias(x_BTD.shape[1], x_BTD.shape[1], compute_dtype(x_BTD), x_BTD.device)
+
+    def at_reads(table: Tensor) -> Tensor:
+        """B1R… of T…, the same in every row, or of B1T…."""
+        if table.dim() == 2:
+            return table[reads_BR][:, None]
+        return table[:, 0].gather(1, reads_BR[..., None].expand(-1, -1, table.shape[3]))[:, None]
+
+    turned = None if rotary is None else (at_reads(rotary[0]), at_reads(rotary[1]))
+    return Reads(reads_BR, turned, at_reads(bias))
 
 
 def _positions_in_documents(documents_BT: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def make(
     settings = CaptioningConfig(fusion=fusion, num_queries=3, **{"max_target_tokens": 6, **config})
     encoders: dict[Kind, Encoder] = {kind: FakeEncoder(kind, frozen=frozen) for kind in SIZES}
     model = Transformer(language_model_shape(settings, shape))
-    captioner = build_captioner(settings, encoders, model, tokenizer.eos_id).eval()
+    captioner = build_captioner(settings, encoders, model, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id).eval()
     captioner.sampling = Sampling(temperature=temperature)
     if random:
         randomise(captioner, seed)
@@ -155,7 +155,7 @@ def make(
     store.add(examples)
     reader = Reader(
         tokenizer, captioner.num_embeddings, in_sequence=captioner.placement == "sequence", max_length=40,
-        max_target_tokens=settings.max_target_tokens, bidirectional=settings.bidirectional,
+        max_target_tokens=settings.max_target_tokens, bidirectional=settings.is_bidirectional,
     )  # fmt: skip
     prompts = [reader.prompt(example, store) for example in examples]
     targets = [reader.target(one, one.targets[0]) for one in examples]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from core.config import ModelConfig, OptimConfig
+from core.errors import UserError
 from core.nn.transformer import Transformer
 from core.pretrained.huggingface import save_hf
 from core.text.bytelevel import BPETokenizer
@@ -122,6 +123,21 @@ def test_all_of_a_pretrained_model_is_trained_without_lora(runs: Any, pretrained
     trainer.train()
     after = trainer._task.captioner.model.state_dict()
     assert not any(torch.equal(after[name], value) for name, value in before.items() if "proj.weight" in name)
+
+
+def test_the_first_layers_of_a_pretrained_model_are_enough(runs: Any, pretrained: Path, tmp_path: Path) -> None:
+    manifest = runs.write_media(tmp_path / "data", ["image"])
+    settings = {"init_from": pretrained, "steps": 3, "max_target_tokens": 40}
+    config = runs.config(manifest, tmp_path / "run", init_layers=1, **settings)
+    trainer = CaptioningTrainer(config, quiet=True, report=False)
+    trainer.train()
+    model = trainer._task.captioner.model
+    assert len(model.model.layers) == model.config.num_layers == 1
+    expected = [row["text"] for row in trainer.sample(3)]
+    prompts = [example.prompt for example in trainer.test_examples]
+    assert CaptioningPipeline.load(config.out, device="cpu").answer(prompts) == expected
+    with pytest.raises(UserError, match=r"init_layers is 3, and .*llama has 2 layers"):
+        CaptioningTrainer(runs.config(manifest, tmp_path / "more", init_layers=3, **settings), quiet=True).train()
 
 
 def in_two_processes(make: Callable[[], CaptioningTrainer]) -> list[int]:

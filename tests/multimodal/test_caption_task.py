@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.config import OptimConfig
 from core.training.runtime import Runtime
+from multimodal.batch import PLACEHOLDERS
 from multimodal.config import CaptioningConfig, Fusion
 from multimodal.examples import KINDS, Example, Medium
 from multimodal.task import CaptioningTask, CaptionLoss
@@ -188,7 +189,7 @@ def test_a_batch_is_overfitted_and_the_media_decide(make_bench: Any, made_medium
     ]
     bench = make_bench(fusion, examples=examples, random=False)
     task = make_task(bench, lr=1e-2)
-    metrics = [task.train_step([bench.batch()]) for _ in range(50)]
+    metrics = [task.train_step([bench.batch()]) for _ in range(150)]
     assert metrics[0]["loss"] == pytest.approx(math.log(bench.captioner.model.vocab_size), abs=0.5)
     assert task.loss([bench.batch()]) < 0.1
 
@@ -204,6 +205,33 @@ def test_a_batch_is_overfitted_and_the_media_decide(make_bench: Any, made_medium
         blank = greedy(bench.prompts)
     assert blank[1] == blank[3]
     assert greedy(bench.prompts) == said
+
+
+def test_the_ctc_loss_is_torchs_over_each_sounds_positions(make_bench: Any, made_medium: Any) -> None:
+    examples = [
+        Example((made_medium("audio", 6, 1), "ten"), ("one two",)),
+        Example(("one", made_medium("audio", 3, 2), made_medium("audio", 2, 3)), ("three",)),
+        Example((made_medium("audio", 2, 4),), ("four five six",)),  # longer than its sound: counts as 0
+        Example(("seven", made_medium("image", 1, 5)), ("eight",)),  # no sound
+    ]
+    bench = make_bench("prefix", examples=examples)
+    captioner, batch = bench.captioner, bench.batch()
+    blank = bench.reader.bos_id
+    expected = torch.zeros(())
+    for row, (own, target) in enumerate(zip(batch.tokens_BT, bench.targets)):
+        heard = (own == PLACEHOLDERS["audio"]).nonzero().squeeze(1)
+        if row < 2:
+            logprobs_PV = captioner.logits(captioner.read(batch)[row, heard]).log_softmax(-1)
+            answer = torch.tensor([target[:-1]])
+            lengths = torch.tensor([len(heard)]), torch.tensor([len(target) - 1])
+            expected = expected + F.ctc_loss(logprobs_PV[:, None], answer, *lengths, blank=blank, reduction="sum")
+    loss = CaptionLoss(captioner)
+    plain_sum, plain_count = loss.train()(batch)
+    captioner.ctc_weight = 0.3
+    joint_sum, joint_count = loss(batch)
+    assert joint_count == plain_count
+    torch.testing.assert_close(joint_sum, 0.7 * plain_sum + 0.3 * expected)
+    torch.testing.assert_close(loss.eval()(batch)[0], plain_sum)  # held-out losses stay comparable
 
 
 def test_every_part_that_is_trained_gets_a_gradient(make_bench: Any) -> None:

@@ -108,7 +108,7 @@ def test_questions_with_marks_are_learnt_in_packed_rows(runs: Any, tmp_path: Pat
     manifest = folder / "questions.jsonl"
     manifest.write_text("\n".join(map(json.dumps, lines)), "utf-8")
     config = runs.config(
-        manifest, tmp_path / "run", fusion="perceiver", num_queries=4, steps=70, batch_size=8, pack=True
+        manifest, tmp_path / "run", fusion="perceiver", num_queries=4, steps=120, batch_size=8, pack=True
     )
     trainer = CaptioningTrainer(config, quiet=True, report=False)
     assert trainer.train()["exact_match"] == 1
@@ -299,6 +299,9 @@ def test_the_example_trains_on_a_folder_of_one_s_own(
         ({"image_encoder": "open_clip:ViT-B-32"}, "lacks its weights"),
         ({"audio_encoder": "wav2vec"}, "audio_encoder must be"),
         ({"lora_rank": 4}, "lora_rank needs a pretrained model"),
+        ({"init_layers": 4}, "init_layers must be >= 1 and needs a pretrained model"),
+        ({"ctc_weight": 0.3, "fusion": "concat"}, r"use fusion prefix \(got concat\)"),
+        ({"ctc_weight": 0.3, "pack": True}, "without pack"),
     ],
 )
 def test_a_wrong_config_names_the_option(changes: dict[str, Any], message: str) -> None:
