@@ -122,7 +122,8 @@ class OptimConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay on matrices; norms, biases and embeddings are never decayed."""
     lr_scales: dict[str, float] = field(default_factory=dict)
-    """Factors of the learning rate by parts of parameter names: `model 0.1` for those of a captioner's model."""
+    """Factors of the learning rate by parts of parameter names: `model 0.1` for those of a captioner's model; 0 leaves
+    them as they are, at no cost."""
     frozen_until: dict[str, int] = field(default_factory=dict)
     """Step from which parameters are trained, by parts of their names: `model 200` trains the rest first."""
     schedule: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt", "wsd"] = "cosine"

@@ -82,7 +82,7 @@ def language_model_shape(config: CaptioningConfig, base: ModelConfig) -> ModelCo
 def build_captioner(
     config: CaptioningConfig, encoders: Mapping[Kind, Encoder], model: Transformer, *, bos_id: int, eos_id: int
 ) -> Captioner:
-    """The captioner around a language model."""
+    """The captioner around a language model, whose begin token is the blank of CTC."""
     options: dict[str, Any] = {"dropout": config.media_dropout, "blank_probability": config.blank_probability}
     resampler: dict[str, Any] = {"num_queries": config.num_queries, "num_layers": config.fusion_layers}
     adapters: dict[Kind, Adapter] = {}

@@ -1,6 +1,5 @@
 """From a trained run to texts for new media: encoders, captioner and tokenizer together."""
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -9,20 +8,19 @@ from typing import Self
 
 from core.config import ModelConfig
 from core.errors import RunError
-from core.text.tokenizer import load_tokenizer
 from core.training import configfile
 from core.training.runtime import Runtime
 from multimodal.build import build_captioner, build_language_model
 from multimodal.captioner import Captioner
 from multimodal.config import CaptioningConfig
 from multimodal.encoders.build import build_encoder
-from multimodal.examples import KINDS, Example, Kind, Part
+from multimodal.examples import Example, Kind, Part
 from multimodal.generation import answer
 from multimodal.media.errors import TooManyBadFiles
-from multimodal.reading import Reader
+from multimodal.reading import Reader, begin_and_end
 from multimodal.store import MediaStore
-from multimodal.trained import read_config, read_weights, with_tied_head
-from multimodal.trainers import LANGUAGE_MODEL_NAME, TOKENIZER_NAME
+from multimodal.trained import kinds_of, open_run, read_tokenizer, read_weights, with_tied_head
+from multimodal.trainers import LANGUAGE_MODEL_NAME
 
 _PREFIX = "captioner."
 
@@ -61,31 +59,18 @@ class CaptioningPipeline:
             MissingData: a pretrained encoder is not on this machine.
         """
         folder = Path(folder)
-        config = read_config(folder, CaptioningConfig, "captioning run")
-        if not (folder / TOKENIZER_NAME).is_dir() or not (folder / LANGUAGE_MODEL_NAME).is_file():
-            raise RunError(f"{folder} has no tokenizer, or no {LANGUAGE_MODEL_NAME}: train the run first")
-        runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
-        runtime.apply()
+        config, runtime = open_run(folder, CaptioningConfig, "captioning run", device)
+        tokenizer = read_tokenizer(folder)
+        if not (folder / LANGUAGE_MODEL_NAME).is_file():
+            raise RunError(f"{folder} has no {LANGUAGE_MODEL_NAME}: train the run first")
         weights = read_weights(folder, _PREFIX)
-        encoders = {
-            kind: build_encoder(kind, config)
-            for kind in KINDS
-            if any(name.startswith(f"adapters.{kind}.") for name in weights)
-        }
-        tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
+        encoders = {kind: build_encoder(kind, config) for kind in kinds_of(weights)}
         shape = configfile.decode(ModelConfig, json.loads((folder / LANGUAGE_MODEL_NAME).read_text()), "model")
         model = build_language_model(config, shape)
-        reader = Reader(
-            tokenizer,
-            lambda kind, count: captioner.num_embeddings(kind, count),
-            in_sequence=config.fusion not in ("concat", "gated_cross_attention"),
-            max_target_tokens=config.max_target_tokens,
-            max_length=shape.max_length,
-            bidirectional=config.is_bidirectional,
-        )
-        captioner = build_captioner(config, encoders, model, bos_id=reader.bos_id, eos_id=reader.eos_id)
+        bos_id, eos_id = begin_and_end(tokenizer)
+        captioner = build_captioner(config, encoders, model, bos_id=bos_id, eos_id=eos_id)
         captioner.load_state_dict(with_tied_head(weights) if shape.tied else weights)
-        return cls(captioner, MediaStore(encoders, runtime), reader, runtime)
+        return cls(captioner, MediaStore(encoders, runtime), Reader.of(captioner, tokenizer), runtime)
 
     def answer(
         self,

@@ -4,16 +4,25 @@ Shape suffix: P = positions of a medium.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from core.errors import UserError
 from core.text.tokenizer import Tokenizer
 from multimodal.batch import PLACEHOLDERS, CaptionBatch, Contexts, MediaBatch, Prompt, caption_batch, media_batches
+from multimodal.captioner import Captioner
 from multimodal.examples import Example, Kind
 from multimodal.store import MediaStore
 
 
 class TooLong(UserError, ValueError):
     """An example does not fit into the model. It is named, not cut: a cut could go through a medium."""
+
+
+def begin_and_end(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The tokens that stand before and after an answer. Raises `ValueError` where there are none."""
+    if tokenizer.bos_id is None or tokenizer.eos_id is None:
+        raise ValueError("a captioner's tokenizer needs a begin and an end-of-sequence token")
+    return tokenizer.bos_id, tokenizer.eos_id
 
 
 class Reader:
@@ -38,15 +47,25 @@ class Reader:
         max_length: int,
         bidirectional: bool,
     ) -> None:
-        if tokenizer.bos_id is None or tokenizer.eos_id is None:
-            raise ValueError("a captioner's tokenizer needs a begin and an end-of-sequence token")
         self.tokenizer = tokenizer
-        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        self.bos_id, self.eos_id = begin_and_end(tokenizer)
         self.num_embeddings = num_embeddings
         self.in_sequence = in_sequence
         self.max_target_tokens = max_target_tokens
         self.max_length = max_length
         self.bidirectional = bidirectional
+
+    @classmethod
+    def of(cls, captioner: Captioner, tokenizer: Tokenizer) -> Self:
+        """The reader that goes with a captioner."""
+        return cls(
+            tokenizer,
+            captioner.num_embeddings,
+            in_sequence=captioner.placement == "sequence",
+            max_target_tokens=captioner.max_new_tokens,
+            max_length=captioner.model.config.max_length,
+            bidirectional=captioner.bidirectional,
+        )
 
     def prompt(self, example: Example, store: MediaStore) -> Prompt:
         """What is read before the target. Raises `TooLong` where the longest target would not fit behind it."""

@@ -121,9 +121,11 @@ class MediaStore:
         """Whether it was added and could be used."""
         return medium.identity in self._index
 
-    def damage(self) -> str:
-        """How many media could not be used, and the first of them: for a report."""
-        return f"{len(self.bad)} media could not be used" + "".join(f"; {error}" for error in self.bad[:10])
+    def notes(self, num_train: int, num_test: int) -> list[str]:
+        """For a report: how many examples there are, how many media could not be used, who encodes them."""
+        damage = f"{len(self.bad)} media could not be used" + "".join(f"; {error}" for error in self.bad[:10])
+        counts = f"{num_train:,} training and {num_test:,} test examples; {damage}"
+        return [counts, *(f"{kind}: {encoder.name}" for kind, encoder in self.encoders.items())]
 
     def features(self, medium: Medium) -> Tensor:
         """Its stored (P, F) features, or the input of an encoder that is trained."""

@@ -1,5 +1,7 @@
-"""What every loader of a trained run does: find its config and its newest weights."""
+"""What every loader of a trained run does: find its config, its tokenizer and its newest weights."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,21 +10,26 @@ from torch import Tensor
 
 from core.config import RunConfig
 from core.errors import RunError
+from core.text.tokenizer import Tokenizer, load_tokenizer
 from core.training import checkpoint, configfile
 from core.training.resume import CHECKPOINTS_NAME
+from core.training.runtime import Runtime
+from multimodal.examples import KINDS, Kind
 
 WEIGHTS_NAME = "model.safetensors"
+TOKENIZER_NAME = "tokenizer"
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def read_config(folder: Path, kind: type[Config], what: str) -> Config:
-    """The config of a run directory, or of a folder that a run was saved to.
+def open_run(folder: Path, kind: type[Config], what: str, device: str) -> tuple[Config, Runtime]:
+    """The config of a run directory, or of a folder that a run was saved to, and where its model shall compute.
 
     Args:
         folder: the run.
         kind: class that its config must have.
         what: such a run in words, for the message.
+        device: where to compute, whatever the config says; nothing is compiled.
 
     Raises:
         RunError: not a run, or another kind of run.
@@ -32,7 +39,16 @@ def read_config(folder: Path, kind: type[Config], what: str) -> Config:
     config = configfile.read(folder / configfile.NAME)
     if not isinstance(config, kind):
         raise RunError(f"{folder} holds a {type(config).__name__}, not a {what}")
-    return config
+    runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
+    runtime.apply()
+    return config, runtime
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a run. Raises `RunError` where there is none."""
+    if not (folder / TOKENIZER_NAME).is_dir():
+        raise RunError(f"{folder} has no tokenizer: train the run first")
+    return load_tokenizer(folder / TOKENIZER_NAME)
 
 
 def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -54,6 +70,11 @@ def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
         updater = found.state["task"]["updater"]
         stored = {**updater["module"], **updater["ema"]}
     return {name.removeprefix(prefix): value for name, value in stored.items()}
+
+
+def kinds_of(weights: Mapping[str, Tensor]) -> list[Kind]:
+    """The kinds of media that weights have an adapter for."""
+    return [kind for kind in KINDS if any(name.startswith(f"adapters.{kind}.") for name in weights)]
 
 
 def with_tied_head(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,12 +31,12 @@ from multimodal.evaluation import Evaluation
 from multimodal.examples import KINDS, Example, Examples
 from multimodal.floors import nearest_neighbours
 from multimodal.generation import answer
-from multimodal.reading import Reader
+from multimodal.reading import Reader, begin_and_end
 from multimodal.samples import sample_row
 from multimodal.store import MediaStore
 from multimodal.task import CaptioningTask
+from multimodal.trained import TOKENIZER_NAME
 
-TOKENIZER_NAME = "tokenizer"
 LANGUAGE_MODEL_NAME = "language_model.json"
 EVALUATION_BATCH = 64
 
@@ -83,15 +83,9 @@ class CaptioningTrainer(Trainer):
         if not (self.train_examples and self.test_examples):
             raise ValueError(f"{config.data} has no usable example to train on, or none to test on")
         model, self.tokenizer = self._language_model()
-        self.reader = Reader(
-            self.tokenizer,
-            lambda kind, count: captioner.num_embeddings(kind, count),
-            in_sequence=config.fusion not in ("concat", "gated_cross_attention"),
-            max_target_tokens=config.max_target_tokens,
-            max_length=model.config.max_length,
-            bidirectional=config.is_bidirectional,
-        )
-        captioner = build_captioner(config, encoders, model, bos_id=self.reader.bos_id, eos_id=self.reader.eos_id)
+        bos_id, eos_id = begin_and_end(self.tokenizer)
+        captioner = build_captioner(config, encoders, model, bos_id=bos_id, eos_id=eos_id)
+        self.reader = Reader.of(captioner, self.tokenizer)
         for kind, encoder in encoders.items():
             if encoder.frozen:
                 adapter = captioner.adapters[kind]
@@ -132,9 +126,7 @@ class CaptioningTrainer(Trainer):
         with self._task.updater.averaged():
             rows = self.evaluation.rows(self.train_examples, self.nearest())
         notes = [
-            f"{len(self.train_examples):,} training and {len(self.test_examples):,} test examples; "
-            + self.store.damage(),
-            *(f"{kind}: {encoder.name}" for kind, encoder in self.store.encoders.items()),
+            *self.store.notes(len(self.train_examples), len(self.test_examples)),
             *self._notes,
             *self.evaluation.notes(),
         ]

@@ -86,7 +86,7 @@ class _Parts:
 
 
 def _split(module: nn.Module, config: OptimConfig) -> dict[tuple[float, int], _Parts]:
-    """Trainable parameters by learning-rate factor and first step."""
+    """Trainable parameters by learning-rate factor and first step; those with the factor 0 stop being trainable."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     found: dict[tuple[float, int], _Parts] = {}
     matched: set[str] = set()
@@ -94,6 +94,9 @@ def _split(module: nn.Module, config: OptimConfig) -> dict[tuple[float, int], _P
         if not parameter.requires_grad:
             continue
         scale = _named(config.lr_scales, name, 1.0, matched)
+        if scale == 0:
+            parameter.requires_grad_(False)
+            continue
         parts = found.setdefault((scale, _named(config.frozen_until, name, 0, matched)), _Parts())
         if parameter.ndim < 2 or id(parameter) in embeddings:
             parts.plain.append(parameter)

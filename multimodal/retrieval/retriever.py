@@ -3,7 +3,6 @@
 Shape suffixes: N = media or texts, V = numbers of a vector.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -11,19 +10,16 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from core.errors import RunError
-from core.text.tokenizer import load_tokenizer
 from core.training.runtime import Runtime
 from multimodal.encoders.encoder import fingerprint
-from multimodal.examples import KINDS, Example, Kind, Medium
+from multimodal.examples import Example, Kind, Medium
 from multimodal.media.errors import MediaError, TooManyBadFiles
 from multimodal.retrieval.batch import TextReader
 from multimodal.retrieval.config import RetrievalConfig
 from multimodal.retrieval.towers import Towers, build_towers
 from multimodal.retrieval.trainers import build_encoders, embed, embed_texts
 from multimodal.store import MediaStore
-from multimodal.trained import read_config, read_weights
-from multimodal.trainers import TOKENIZER_NAME
+from multimodal.trained import kinds_of, open_run, read_tokenizer, read_weights
 
 _PREFIX = "towers."
 
@@ -55,15 +51,10 @@ class Retriever:
             MissingData: a pretrained encoder is not on this machine.
         """
         folder = Path(folder)
-        config = read_config(folder, RetrievalConfig, "retrieval run: train multimodal:retrieval")
-        if not (folder / TOKENIZER_NAME).is_dir():
-            raise RunError(f"{folder} has no tokenizer: train the run first")
-        runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
-        runtime.apply()
+        config, runtime = open_run(folder, RetrievalConfig, "retrieval run: train multimodal:retrieval", device)
+        reader = TextReader(read_tokenizer(folder), config.max_text_tokens)
         weights = read_weights(folder, _PREFIX)
-        kinds: set[Kind] = {kind for kind in KINDS if any(name.startswith(f"adapters.{kind}.") for name in weights)}
-        encoders = build_encoders(config, kinds or {"image"})
-        reader = TextReader(load_tokenizer(folder / TOKENIZER_NAME), config.max_text_tokens)
+        encoders = build_encoders(config, set(kinds_of(weights)) or {"image"})
         towers = build_towers(config, reader.tokenizer.vocab_size, reader.eos_id, encoders)
         towers.load_state_dict(weights)
         return cls(towers, reader, runtime)

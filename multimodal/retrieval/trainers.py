@@ -32,7 +32,7 @@ from multimodal.retrieval.evaluation import RetrievalEvaluation
 from multimodal.retrieval.task import PairModel, RetrievalTask, embed_media
 from multimodal.retrieval.towers import FeatureTowers, SquarePictures, Towers, build_towers
 from multimodal.store import MediaStore
-from multimodal.trainers import TOKENIZER_NAME
+from multimodal.trained import TOKENIZER_NAME
 
 EVALUATION_BATCH = 64
 
@@ -111,9 +111,7 @@ class RetrievalTrainer(Trainer):
         with self._task.updater.averaged():
             rows = self.evaluation.rows(self._untrained)
         notes = [
-            f"{len(self.train_examples):,} training and {len(self.test_examples):,} test examples; "
-            + self.store.damage(),
-            *(f"{kind}: {encoder.name}" for kind, encoder in self.store.encoders.items()),
+            *self.store.notes(len(self.train_examples), len(self.test_examples)),
             *self._notes,
             *self.evaluation.notes(),
         ]

@@ -21,7 +21,7 @@ from core.errors import RunError, UserError
 from core.nn.transformer import Transformer
 from core.sampling import Sampling
 from core.text.characters import CharTokenizer
-from core.text.tokenizer import Tokenizer, load_tokenizer
+from core.text.tokenizer import Tokenizer
 from core.training import configfile
 from core.training.runtime import Runtime
 from multimodal.batch import Contexts
@@ -29,12 +29,12 @@ from multimodal.captioner import Captioner
 from multimodal.metrics.words import normalise_words
 from multimodal.speaking.codec import SpeechCodec
 from multimodal.speaking.config import SpeakingConfig
-from multimodal.trained import read_config, read_weights, with_tied_head
+from multimodal.trained import TOKENIZER_NAME, open_run, read_tokenizer, read_weights, with_tied_head
 
 FIRST_CODE = 0xE000
 """First character of Unicode's private use area, which has 6400."""
 BATCH = 64
-_PARTS_NAME, _TOKENIZER_NAME = "speaker.json", "tokenizer"
+_PARTS_NAME = "speaker.json"
 _PREFIX = "captioner."
 _SLACK = 1.5
 """A text may take so many times the codes per character of the slowest text, before it is cut off."""
@@ -167,7 +167,7 @@ class Speaker:
 
     def save_parts(self, folder: Path) -> None:
         """Write all but the weights, so that `load` can build the same."""
-        self.tokenizer.save(folder / _TOKENIZER_NAME)
+        self.tokenizer.save(folder / TOKENIZER_NAME)
         self.codec.save(folder)
         content = {
             "limits": dataclasses.asdict(self.limits),
@@ -183,9 +183,7 @@ class Speaker:
             RunError: not such a folder.
         """
         folder = Path(folder)
-        config = read_config(folder, SpeakingConfig, "speaking run")
-        runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
-        runtime.apply()
+        config, runtime = open_run(folder, SpeakingConfig, "speaking run", device)
         speaker = load_parts(folder, config, runtime)
         weights = read_weights(folder, _PREFIX)
         tied = speaker.captioner.model.config.tied
@@ -213,7 +211,7 @@ def load_parts(folder: Path, config: SpeakingConfig, runtime: Runtime) -> Speake
         raise RunError(f"{folder} has no {_PARTS_NAME}: train the run first")
     content = json.loads((folder / _PARTS_NAME).read_text(encoding="utf-8"))
     shape = configfile.decode(ModelConfig, content["model"], "model")
-    tokenizer, codec = load_tokenizer(folder / _TOKENIZER_NAME), SpeechCodec.load(folder)
+    tokenizer, codec = read_tokenizer(folder), SpeechCodec.load(folder)
     return _speaker(config, runtime, tokenizer, codec, Limits(**content["limits"]), shape)
 
 

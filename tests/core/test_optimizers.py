@@ -123,3 +123,33 @@ def test_frozen_parameters_are_left_alone_and_nothing_to_train_is_an_error() -> 
     module.norm.requires_grad_(True)
     (group,) = build_optimizer(module, OptimConfig()).param_groups
     assert names(module, group["params"]) == {"norm.weight", "norm.bias"}
+
+
+def test_learning_rates_by_part_take_the_longest_name() -> None:
+    module = nn.ModuleDict({"model": Small(), "head": nn.Linear(2, 2)})
+    config = OptimConfig(lr=0.1, weight_decay=0.1, lr_scales={"model": 0.5, "model.norm": 0.25})
+    rates = {
+        name: group["initial_lr"]
+        for group in build_optimizer(module, config).param_groups
+        for name in names(module, group["params"])
+    }
+    assert set(rates) == {name for name, _ in module.named_parameters()}
+    assert rates["head.weight"] == 0.1
+    assert rates["model.hidden.weight"] == rates["model.embed.weight"] == 0.05
+    assert rates["model.norm.weight"] == rates["model.norm.bias"] == 0.025
+
+
+def test_a_factor_of_zero_freezes_and_computes_no_gradient() -> None:
+    module, _ = stepped(OptimConfig(lr=0.1, weight_decay=0.1, lr_scales={"embed": 0.0}), 3)
+    torch.manual_seed(0)
+    untrained = Small()
+    assert torch.equal(module.embed.weight, untrained.embed.weight)
+    assert module.embed.weight.grad is None
+    assert not torch.equal(module.hidden.weight, untrained.hidden.weight)
+
+
+@pytest.mark.parametrize("option", ["lr_scales", "frozen_until"])
+def test_a_part_that_is_not_there_is_named(option: str) -> None:
+    config = OptimConfig(**{option: {"hidden": 1, "hid": 1}})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"names 'hid', which is part of no .*these begin with conv.bias, conv.weight"):
+        build_optimizer(Small(), config)

@@ -57,6 +57,18 @@ def test_schedule_follows_own_steps_or_the_run() -> None:
     assert rates == pytest.approx([0.9, 0.9])  # two steps in one step of the run
 
 
+def test_a_frozen_part_starts_at_its_step() -> None:
+    subject = updater(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), frozen_until={"0": 2}, weight_decay=0.5, lr=0.1)
+    first, second = (subject.module[index].weight for index in (0, 1))  # type: ignore[index]
+    changed = []
+    for step in range(4):
+        before = [first.detach().clone(), second.detach().clone()]
+        subject.follow(step, 10)
+        subject.step(subject(torch.ones(1, 3)).sum())
+        changed.append([not torch.equal(old, new) for old, new in zip(before, (first, second))])
+    assert changed == [[False, True], [False, True], [True, True], [True, True]]
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])
 def test_accumulation_gives_the_gradient_of_the_global_mean(parts: int) -> None:
     torch.manual_seed(0)

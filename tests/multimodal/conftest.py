@@ -153,10 +153,7 @@ def make(
         randomise(captioner, seed)
     store = MediaStore(encoders, Runtime(torch.device("cpu")))
     store.add(examples)
-    reader = Reader(
-        tokenizer, captioner.num_embeddings, in_sequence=captioner.placement == "sequence", max_length=40,
-        max_target_tokens=settings.max_target_tokens, bidirectional=settings.is_bidirectional,
-    )  # fmt: skip
+    reader = Reader.of(captioner, tokenizer)
     prompts = [reader.prompt(example, store) for example in examples]
     targets = [reader.target(one, one.targets[0]) for one in examples]
     return Bench(captioner, reader, store, examples, prompts, targets)
