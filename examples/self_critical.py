@@ -38,7 +38,7 @@ def main() -> None:
     trainer = CaptioningTrainer.load(options.run)
     task, reader, store, runtime = trainer.task, trainer.reader, trainer.store, trainer.runtime
     captioner, examples = task.captioner, trainer.train_examples
-    reward = CiderReward([example.targets for example in examples], reader.tokenizer.decode, reader.eos_id)
+    reward = CiderReward([example.targets for example in examples], reader.text, reader.eos_id)
     updater = Updater(captioner, OptimConfig(lr=options.lr, schedule="constant"), runtime, options.steps)
     prompts = [reader.prompt(example, store) for example in examples]
     _report("before", trainer)

@@ -47,5 +47,5 @@ def answer(
             if captioner.ctc_weight:
                 answers = agreed(captioner, contexts, answers)
         for index, ids in zip(part, answers):
-            texts[index] = reader.tokenizer.decode(ids)
+            texts[index] = reader.text(ids)
     return texts

@@ -97,7 +97,7 @@ class CaptioningPipeline:
         except TooManyBadFiles as error:
             raise error.bad[0] from None
         read = [self.reader.prompt(example, store) for example in examples]
-        streamed = _Streamed(self.reader.tokenizer.decode, on_text) if on_text is not None else None
+        streamed = _Streamed(self.reader.text, on_text) if on_text is not None else None
         texts = answer(self.captioner, self.reader, read, store, self.runtime, beams=beams, on_token=streamed)
         if streamed is not None:
             streamed.finish(texts[0])

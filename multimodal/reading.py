@@ -49,6 +49,10 @@ class Reader:
     ) -> None:
         self.tokenizer = tokenizer
         self.bos_id, self.eos_id = begin_and_end(tokenizer)
+        # Where the space before a word is part of its token, texts begin with one too: otherwise their first word would
+        # be spelt in pieces that a pretrained model knows from the inside of words only.
+        spaced = tokenizer.encode(" a")
+        self.space = " " if len(spaced) == 1 and spaced != tokenizer.encode("a") else ""
         self.num_embeddings = num_embeddings
         self.in_sequence = in_sequence
         self.max_target_tokens = max_target_tokens
@@ -73,7 +77,7 @@ class Reader:
         media: list[tuple[Kind, int]] = []
         for part in example.prompt:
             if isinstance(part, str):
-                ids += self.tokenizer.encode(part)
+                ids += self.tokenizer.encode(self.space + part)
                 continue
             index = store.index(part)
             media.append((part.kind, index))
@@ -92,13 +96,17 @@ class Reader:
 
     def target(self, example: Example, text: str) -> list[int]:
         """Ids of one target with its end-of-sequence. Raises `TooLong`."""
-        ids = [*self.tokenizer.encode(text), self.eos_id]
+        ids = [*self.tokenizer.encode(self.space + text), self.eos_id]
         if len(ids) > self.max_target_tokens:
             raise TooLong(
                 f"{_name(example)}: the text {text[:60]!r} has {len(ids)} tokens, end-of-sequence counted, more than "
                 f"max_target_tokens={self.max_target_tokens}: raise it, or shorten the text"
             )
         return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text that a target's ids stand for."""
+        return self.tokenizer.decode(ids).removeprefix(self.space)
 
     def batch(
         self,

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from core.text.bytelevel import BPETokenizer
 from core.text.characters import CharTokenizer
 from multimodal.batch import MediaBatch, Prompt, caption_batch, media_batches
 from multimodal.examples import Example, Medium
@@ -96,6 +97,16 @@ def test_text_cannot_smuggle_in_a_medium(make_bench: Any) -> None:
     prompt = bench.reader.prompt(Example(("<image> one -1 <bos>",), ("",)), bench.store)
     assert min(prompt.ids) >= 0
     assert prompt.ids.count(bench.reader.bos_id) == 1
+
+
+def test_the_first_word_is_spelt_as_within_a_text() -> None:
+    options: Any = {"in_sequence": True, "max_target_tokens": 30, "max_length": 60, "bidirectional": True}
+    texts = ["red kite", "a red kite and a red hat"] * 3
+    for tokenizer in (BPETokenizer.train(texts, vocab_size=300), CharTokenizer.train(texts)):
+        reader = Reader(tokenizer, lambda kind, count: count, **options)
+        first, second = (reader.target(Example((), (text,)), text) for text in texts[:2])
+        assert [reader.text(ids[:-1]) for ids in (first, second)] == texts[:2]
+        assert str(first[:-1])[1:-1] in str(second)  # "red kite" as it stands in the other text
 
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:
