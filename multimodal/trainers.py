@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from core.interfaces import BatchSource, Task
+from core.nn.lora import hold_frozen
 from core.nn.transformer import Transformer
 from core.pretrained.sources import cache_dir
 from core.text.tokenizer import Tokenizer, load_tokenizer
@@ -92,6 +93,7 @@ class CaptioningTrainer(Trainer):
                 assert isinstance(adapter, Adapter)
                 trained = {self.store.index(m) for e in self.train_examples for m in e.media if m.kind == kind}
                 adapter.standardise_by([self.store.inputs[kind][index] for index in sorted(trained)])
+        hold_frozen(model, runtime.dtype)
         # Both before training, so that a text which does not fit is an error now.
         pairs, self._test_pairs = self._pairs(self.train_examples), self._pairs(self.test_examples)
         self.evaluation = Evaluation(self._generate, self.test_examples, data.scoring, seed=config.seed)

@@ -60,11 +60,15 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A plain layer with weight W + (alpha / R) B A; it takes over the weight's storage."""
+        """A plain layer with weight W + (alpha / R) B A; it takes over the weight's storage where that is precise enough."""
         plain = nn.Linear(1, 1)
         plain.in_features, plain.out_features = self.in_features, self.out_features
         plain.weight, plain.bias = self.weight, self.bias
-        plain.weight.copy_(self.merged_weight())
+        merged_ND = self.merged_weight()
+        if merged_ND.dtype == self.weight.dtype:
+            plain.weight.copy_(merged_ND)
+        else:
+            plain.weight = nn.Parameter(merged_ND)
         return plain.train(self.training)
 
 
@@ -107,6 +111,22 @@ def apply_lora(
     for name, module in found:
         _replace(model, name, LoRALinear(module, rank, 2 * rank if alpha is None else alpha, dropout))
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the weights of linear layers that are not trained in the dtype in which autocast multiplies them.
+
+    What is computed under autocast stays the same to the bit, in less memory and without casting them in every step. A
+    head that shares the embedding's weight keeps its dtype.
+
+    Args:
+        model: changed in place.
+        dtype: of `Runtime.autocast`; float32 changes nothing.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad and id(module.weight) not in embeddings:
+            module.weight.data = module.weight.data.to(dtype)
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from core.nn.lora import ALL_LINEAR, AdapterError, LoRALinear, apply_lora, load_lora, lora_layers, merge_lora, save_lora
+from core.nn.lora import (
+    ALL_LINEAR,
+    AdapterError,
+    LoRALinear,
+    apply_lora,
+    hold_frozen,
+    load_lora,
+    lora_layers,
+    merge_lora,
+    save_lora,
+)
 from core.nn.lstm import LSTM
 from core.pretrained.architectures import ExportError
 from core.pretrained.huggingface import save_hf, to_hf
@@ -39,6 +49,30 @@ def test_layer_by_hand():
     # A x = 1*3 + 2*4 = 11; scaled by 3: +33 and -33.
     torch.testing.assert_close(layer(torch.tensor([3.0, 4.0])), torch.tensor([13.0 + 33.0, 24.0 - 33.0]))
     torch.testing.assert_close(layer.merged()(torch.tensor([3.0, 4.0])), torch.tensor([46.0, -9.0]))
+
+
+def test_frozen_weights_held_as_autocast_multiplies_them_change_no_bit(random_model):
+    model = random_model()
+    apply_lora(model, rank=4)
+    randomise(model)
+
+    def run():
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.logits(model(TOKENS_BT))
+        model.zero_grad()
+        found.float().square().mean().backward()
+        return [found.detach(), *(parameter.grad for parameter in model.parameters() if parameter.requires_grad)]
+
+    before = run()
+    hold_frozen(model, torch.bfloat16)
+    assert all(torch.equal(old, new) for old, new in zip(before, run(), strict=True))
+    held = {module.weight.dtype for name, module in model.named_modules() if name.endswith(("_proj", "lm_head"))}
+    assert held == ({torch.bfloat16, torch.float32} if model.config.tied else {torch.bfloat16})
+    assert model.model.embed_tokens.weight.dtype == torch.float32
+    layer = model.model.layers[0].self_attn.q_proj
+    expected = layer.weight.float() + (layer.lora_B @ layer.lora_A) * layer.scaling
+    merge_lora(model)  # the update is finer than bfloat16, and stays so
+    assert torch.equal(model.model.layers[0].self_attn.q_proj.weight, expected)
 
 
 def test_a_fresh_adapter_changes_nothing_and_trains_alone(random_model):
