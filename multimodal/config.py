@@ -23,8 +23,8 @@ class CaptioningConfig(RunConfig):
     """A data set by name, with options (`moving_shapes:objects=2`); a manifest's path; or `my_module:my_function`."""
     test_fraction: float = 0.1
     """A manifest's share of examples held out for testing, where the manifest itself names no `split`."""
-    scoring: Literal["captions", "words", "answers"] | None = None
-    """Which scores: BLEU and CIDEr-D, word error rate, or accuracy; `None`: as the data set says, else captions."""
+    scoring: Literal["captions", "words", "answers", "classes"] | None = None
+    """BLEU and CIDEr-D, word error rate, accuracy, or F1 by class; `None`: as the data set says, else captions."""
     max_bad_fraction: float = 0.01
     """Stop when more than this share of the media cannot be decoded; fewer are named, counted and skipped."""
     media_change: MediaChange = "none"

@@ -6,7 +6,7 @@ from typing import Any
 from multimodal.controls import NAMES, changed, changes_for, shuffled_media
 from multimodal.examples import Example, Scoring
 from multimodal.floors import most_common_answers, most_common_caption
-from multimodal.metrics.answers import AnswerScores, answer_scores
+from multimodal.metrics.answers import AnswerScores, ClassificationScores, answer_scores, classification_scores
 from multimodal.metrics.captions import caption_scores
 from multimodal.metrics.scores import Scores
 from multimodal.metrics.words import normalise_words, word_scores
@@ -15,6 +15,7 @@ SHOWN: Mapping[Scoring, tuple[str, ...]] = {
     "captions": ("exact_match", "bleu_4", "cider_d", "rouge_l", "meteor", "bleu_1", "bleu_2", "bleu_3"),
     "words": ("wer", "cer", "exact_match"),
     "answers": ("accuracy",),
+    "classes": ("accuracy", "macro_f1"),
 }
 """The scores in the order in which tables show them."""
 
@@ -92,13 +93,15 @@ class Evaluation:
         if self.scoring == "words":
             firsts = [own[0] for own in references]
             return word_scores(texts, firsts, normalise=normalise_words, seed=self.seed)
+        groups = [example.group for example in self.test]
         if self.scoring == "answers":
-            groups = [example.group for example in self.test]
             return answer_scores(texts, references, groups=groups, seed=self.seed)
+        if self.scoring == "classes":
+            return classification_scores(texts, [own[0] for own in references], groups=groups, seed=self.seed)
         return caption_scores(texts, references, seed=self.seed)
 
     def notes(self) -> list[str]:
-        """How the scores were made, and accuracy by group."""
+        """How the scores were made, accuracy by group, and what classes were taken for one another."""
         notes = [f"intervals are 95 % over the test examples; {self.scores.signature}"]
         if isinstance(self.scores, AnswerScores) and self.scores.groups:
             by_group = ", ".join(
@@ -106,6 +109,11 @@ class Evaluation:
                 for group, interval in self.scores.groups.items()
             )
             notes.append(f"accuracy by group: {by_group}")
+        if isinstance(self.scores, ClassificationScores):
+            by_class = (f"{name} {own.f1:.3f} (of {own.support})" for name, own in self.scores.classes.items())
+            notes.append(f"F1 by class: {', '.join(by_class)}")
+            confused = (f"{one.count} x {one.said} for {one.right}" for one in self.scores.confusions)
+            notes.append(f"most frequent confusions: {', '.join(confused) or 'none'}")
         return notes
 
     def _most_common(self, train: Sequence[Example]) -> list[str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["image", "audio", "video"]
 KINDS: tuple[Kind, ...] = ("image", "audio", "video")
-Scoring = Literal["captions", "words", "answers"]
+Scoring = Literal["captions", "words", "answers", "classes"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Examples:
     train: Sequence[Example]
     test: Sequence[Example]
     scoring: Scoring = "captions"
-    """`captions`: BLEU, CIDEr-D and their kin; `words`: word and character error rate; `answers`: accuracy."""
+    """`captions`: BLEU, CIDEr-D and their kin; `words`: word and character error rate; `answers`: accuracy;
+    `classes`: accuracy and F1 of single classes."""
     notes: Sequence[str] = field(default_factory=tuple)
     """For the report: where the data came from, and what is held out."""
