@@ -60,7 +60,7 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A plain layer with weight W + (alpha / R) B A; it takes over the weight's storage where that is precise enough."""
+        """A plain layer with weight W + (alpha / R) B A, in the weight's storage where that is precise enough."""
         plain = nn.Linear(1, 1)
         plain.in_features, plain.out_features = self.in_features, self.out_features
         plain.weight, plain.bias = self.weight, self.bias

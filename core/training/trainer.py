@@ -110,7 +110,7 @@ class Trainer:
         started = time.perf_counter()
         out = self.config.out
         distributed.init_from_env()
-        if not out.exists():
+        if not distributed.broadcast(out.exists()):  # one answer for all: the first to be done makes the folder
             # A missing file or missing data stops the run here, before anything of it is written.
             self._use(None)
             self._build()
