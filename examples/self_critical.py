@@ -49,7 +49,7 @@ def main() -> None:
         rows = [index for index in chosen for _ in range(count)]
         contexts = reader.contexts([prompts[index] for index in rows], store).to(runtime.device)
         with runtime.autocast():
-            samples = captioner.sample(contexts)
+            samples = captioner.sample(contexts, generator=generator)
         rewards_GK = reward(samples, [examples[index].targets for index in rows]).view(-1, count)
         others_GK = (rewards_GK.sum(1, keepdim=True) - rewards_GK) / (count - 1)
         advantage_B1 = (rewards_GK - others_GK).flatten()[:, None]

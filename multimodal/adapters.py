@@ -28,7 +28,8 @@ class Adapter(nn.Module):
         encoder: gives the sizes.
         width: D.
         dropout: on the standardised features while training.
-        blank_probability: share of media that are replaced by the average one while training.
+        blank_probability: share of media that are blanked while training: all features 0, which are those of the
+            average medium where they are standardised, that is, of a frozen encoder. The number of positions stays.
 
     References:
         Mokady et al. 2021, "ClipCap: CLIP Prefix for Image Captioning", arXiv:2111.09734: a prefix of projected
@@ -42,7 +43,7 @@ class Adapter(nn.Module):
         self.dropout = dropout
         self.blank_probability = blank_probability
         self.blanked = False
-        """Every medium counts as the average one: the control without media."""
+        """All features are 0: the control without media."""
         self.project = nn.Linear(encoder.num_features, width)
         self.place = nn.Embedding(encoder.positions_per_step, width)
         self.time = nn.Embedding(encoder.max_steps, width)

@@ -108,7 +108,7 @@ class Captioner(nn.Module):
 
     @contextmanager
     def blanked(self) -> Iterator[None]:
-        """Within the block every medium counts as the average one: the control without media."""
+        """Within the block the features of all media are 0: the control without media; see `multimodal.adapters`."""
         adapters = [adapter for adapter in self.adapters.values() if isinstance(adapter, Adapter)]
         for adapter in adapters:
             adapter.blanked = True
@@ -117,6 +117,18 @@ class Captioner(nn.Module):
         finally:
             for adapter in adapters:
                 adapter.blanked = False
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within the block: evaluation mode, without gradient. The modes of all parts are put back afterwards."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def sample(
         self,
@@ -140,7 +152,7 @@ class Captioner(nn.Module):
             sampling: another way to choose tokens. `logprobs` scores under the captioner's own temperature only.
             on_token: called after each step with the active rows and the token each one got.
         """
-        with self._evaluating():
+        with self.evaluating():
             return generate(
                 self.model, contexts.prompts, num_samples=num_samples, token_mask=token_mask, on_token=on_token,
                 sampling=Sampling(temperature=0) if greedy else sampling or self.sampling, generator=generator,
@@ -155,7 +167,7 @@ class Captioner(nn.Module):
             beams: width of the beam.
             length_penalty: see `core.beam.beam_search`.
         """
-        with self._evaluating():
+        with self.evaluating():
             return beam_search(
                 self.model, contexts.prompts, beams=beams, length_penalty=length_penalty, **self._decoding(contexts)
             )
@@ -291,15 +303,3 @@ class Captioner(nn.Module):
             "eos_id": self.eos_id,
             **self._beside(embedded, contexts.media, len(contexts)),
         }
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode without gradient; the modes of all parts are put back afterwards."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training

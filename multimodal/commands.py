@@ -26,7 +26,11 @@ def caption(arguments: list[str]) -> int:
         "files", type=Path, nargs="+", metavar="FILE",
         help="pictures (PNG, JPEG, GIF, WebP, BMP), sounds (WAV, FLAC, OGG, MP3, M4A), clips (MP4, WebM, MKV, GIF)",
     )  # fmt: skip
-    parser.add_argument("--prompt", default="", help="text that follows the medium, such as a question")
+    parser.add_argument(
+        "--prompt",
+        default="",
+        help="text after the media, such as a question; or with <image>, <audio> and <video> where they stand in it",
+    )
     parser.add_argument("--together", action="store_true", help="one text about all files, instead of one for each")
     parser.add_argument("--beams", type=positive, default=1, help="width of the beam; 1 is greedy (default 1)")
     parser.add_argument("--stream", action="store_true", help="print the text as it comes (one file at a time, greedy)")
@@ -86,11 +90,12 @@ def _stream(pipeline: "CaptioningPipeline", prompts: "list[list[Part]]", name: s
 
 
 def _prompt(pipeline: "CaptioningPipeline", files: Iterable[Path], prompt: str) -> "list[Part]":
+    from multimodal.datasets.files import arrange
     from multimodal.examples import Medium
     from multimodal.media.kinds import kind_of
 
-    media: list[Part] = [Medium(kind_of(file, pipeline.kinds), file) for file in files]
-    return [*media, prompt] if prompt else media
+    media = [Medium(kind_of(file, pipeline.kinds), file) for file in files]
+    return list(arrange(prompt, media, "--prompt"))
 
 
 def speak(arguments: list[str]) -> int:

@@ -72,7 +72,7 @@ class CaptioningConfig(RunConfig):
     media_dropout: float = 0.0
     """Dropout on the features of media while training."""
     blank_probability: float = 0.0
-    """Share of training media that are replaced by the average one, so that the model can do without."""
+    """Share of training media that are blanked, so that the model can do without; see `multimodal.adapters.Adapter`."""
 
     tokenizer: TokenizerKind = "word"
     """Units of the texts: words, characters, or byte-pair merges trained on them. A pretrained model brings its own."""
@@ -109,10 +109,15 @@ class CaptioningConfig(RunConfig):
         require(self.data != "", "data must name a data set, a manifest or a function")
         require(0 < self.test_fraction < 1, f"test_fraction must be in (0, 1), got {self.test_fraction}")
         require(0 <= self.max_bad_fraction <= 1, f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}")
-        _require_picture_encoder("image_encoder", self.image_encoder, ("efficientnet_lite0", "pixels", "vit"))
+        known = ("efficientnet_lite0", "pixels", "vit")
+        _require_picture_encoder("image_encoder", self.image_encoder, known)
         if not self.video_encoder.startswith("torchvision_video:"):
-            _require_picture_encoder(
-                "video_encoder", self.video_encoder, ("efficientnet_lite0", "pixels", "vit", "conv")
+            _require_picture_encoder("video_encoder", self.video_encoder, (*known, "conv"))
+        for name in ("image_encoder", "video_encoder"):
+            require(
+                self.train_encoders or not getattr(self, name).endswith(":random"),
+                f"{name} {getattr(self, name)!r} starts from random weights: set train_encoders, or nothing of it "
+                "would be learnt or kept",
             )
         require(
             self.audio_encoder in ("spectrogram", "whisper") or self.audio_encoder.startswith("whisper:"),
@@ -125,10 +130,6 @@ class CaptioningConfig(RunConfig):
         )  # fmt: skip
         for name in at_least_one:
             require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
-        require(
-            self.image_side is None or self.image_side % self.grid == 0,
-            f"image_side {self.image_side} must be a multiple of grid {self.grid}, so that all cells are equal",
-        )
         for name in ("num_samples", "lora_rank", "workers"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require(0 < self.max_seconds <= 600, f"max_seconds must be in (0, 600], got {self.max_seconds}")

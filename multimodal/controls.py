@@ -29,10 +29,15 @@ NAMES: Mapping[MediaChange, str] = {
 """How reports call a change."""
 
 
-def changed(example: Example, change: MediaChange) -> Example:
+def changed(example: Example, change: MediaChange, looked_at: Callable[[int], list[int]] | None = None) -> Example:
     """An example whose clips (and, for `reversed`, sounds) are changed; its pictures stay.
 
     Frames are shuffled in an order of the example's own, so that no model can learn to undo it.
+
+    Args:
+        example: to change.
+        change: what is done.
+        looked_at: of `shuffled_frames`; see there.
     """
     if change == "none":
         return example
@@ -40,7 +45,7 @@ def changed(example: Example, change: MediaChange) -> Example:
     functions: dict[MediaChange, Callable[[Medium], Medium]] = {
         "first_frame": first_frame,
         "last_frame": last_frame,
-        "shuffled_frames": shuffled_frames(seed),
+        "shuffled_frames": shuffled_frames(seed, looked_at),
         "reversed": reversed_in_time,
     }
     change_medium = functions[change]

@@ -60,7 +60,6 @@ def spelt(captioner: Captioner, logprobs_PEV: Tensor, lengths_E: Tensor) -> list
     return answers
 
 
-@torch.no_grad()
 def agreed(captioner: Captioner, contexts: Contexts, said: Sequence[Sequence[int]]) -> list[list[int]]:
     """Of what attention wrote and what the sounds spell, for each prompt the one that both together find likelier.
 
@@ -71,12 +70,17 @@ def agreed(captioner: Captioner, contexts: Contexts, said: Sequence[Sequence[int
     """
     if "audio" not in contexts.media:
         return [list(ids) for ids in said]
-    end = captioner.eos_id
+    with captioner.evaluating():
+        return _agreed(captioner, contexts, said)
+
+
+def _agreed(captioner: Captioner, contexts: Contexts, said: Sequence[Sequence[int]]) -> list[list[int]]:
+    end, longest = captioner.eos_id, captioner.max_new_tokens - 1
     written = [[token for token in ids if token != end] for ids in said]
-    batch = _batch(captioner, contexts, [[*ids, end] for ids in written])
+    batch = _batch(captioner, contexts, [[*ids[:longest], end] for ids in written])
     hidden_BTD = captioner.read(batch)
     logprobs_PEV, lengths_E = sound_logprobs(captioner, hidden_BTD, batch)
-    spelling = [ids[: captioner.max_new_tokens - 1] for ids in spelt(captioner, logprobs_PEV, lengths_E)]
+    spelling = [ids[:longest] for ids in spelt(captioner, logprobs_PEV, lengths_E)]
     other = _batch(captioner, contexts, [[*ids, end] for ids in spelling])
 
     def scores_E(batch: CaptionBatch, hidden_ELD: Tensor) -> Tensor:

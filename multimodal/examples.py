@@ -50,7 +50,8 @@ class Example:
     prompt: tuple[Part, ...]
     """In the order in which the model reads them; any number of media, of any kinds, between any texts."""
     targets: tuple[str, ...]
-    """Captions, transcripts or answers: all are learnt, and all are references when scored."""
+    """Captions, transcripts or answers: all are learnt. All are references of captions and answers; transcripts and
+    classes are scored against the first."""
     key: str = ""
     """Names the example in messages and reports; unique within a data set."""
     group: str = ""

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from multimodal.examples import Example
 
+_AT_ONCE = 512
+"""Test examples compared at a time: the distances of all would not fit into memory for large sets."""
+
 
 def most_common_caption(captions: Sequence[str]) -> str:
     """The caption that occurs most often; of several, the one that shares most words with all the others.
@@ -37,9 +40,12 @@ def nearest_neighbours(train_NF: Tensor, test_MF: Tensor, *, cosine: bool = Fals
     train_NF, test_MF = train_NF.float(), test_MF.float()
     if cosine:
         train_NF, test_MF = (torch.nn.functional.normalize(x, dim=1) for x in (train_NF, test_MF))
-    # |a - b|^2 = |a|^2 - 2ab + |b|^2, and |a| is the same for all candidates.
-    squared_MN = train_NF.square().sum(1) - 2 * test_MF @ train_NF.T
-    return squared_MN.argmin(1).tolist()
+    own_N = train_NF.square().sum(1)
+    nearest: list[int] = []
+    for some_MF in test_MF.split(_AT_ONCE):
+        # |a - b|^2 = |a|^2 - 2ab + |b|^2, and |a| is the same for all candidates.
+        nearest += (own_N - 2 * some_MF @ train_NF.T).argmin(1).tolist()
+    return nearest
 
 
 def most_common_answers(train: Sequence[Example], test: Sequence[Example]) -> list[str]:

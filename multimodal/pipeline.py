@@ -84,7 +84,8 @@ class CaptioningPipeline:
         Args:
             prompts: media and texts, as in `Example.prompt`.
             beams: width of the beam; 1 is greedy.
-            on_text: called with each further piece of the text as it comes, for one prompt without beams.
+            on_text: called with each further piece of the text as it comes, for one prompt without beams; with all of
+                it by a captioner that spells sounds (`ctc_weight`), because it settles on a text at the end.
 
         Raises:
             MediaError: a file cannot be used.
@@ -98,7 +99,8 @@ class CaptioningPipeline:
             raise error.bad[0] from None
         read = [self.reader.prompt(example, store) for example in examples]
         streamed = _Streamed(self.reader.text, on_text) if on_text is not None else None
-        texts = answer(self.captioner, self.reader, read, store, self.runtime, beams=beams, on_token=streamed)
+        on_token = None if self.captioner.ctc_weight else streamed
+        texts = answer(self.captioner, self.reader, read, store, self.runtime, beams=beams, on_token=on_token)
         if streamed is not None:
             streamed.finish(texts[0])
         return texts

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.nn.attention import additive, attend
 from core.nn.dropout import drop
 from multimodal.adapters import Adapter
-from multimodal.encoders.encoder import Encoder
+from multimodal.encoders.encoder import Encoder, heads_of
 
 
 class QFormerAdapter(Adapter):
@@ -32,7 +32,7 @@ class QFormerAdapter(Adapter):
     ) -> None:
         super().__init__(encoder, width, **options)
         self.queries_QD = nn.Parameter(torch.randn(num_queries, width) * 0.02)
-        self.qformer = QFormer(width, num_layers, num_heads=max(1, width // 64), media_width=width)
+        self.qformer = QFormer(width, num_layers, num_heads=heads_of(width), media_width=width)
         self.language_projection = nn.Linear(width, width)
 
     def num_embeddings(self, num_positions: int) -> int:

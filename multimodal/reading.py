@@ -90,7 +90,8 @@ class Reader:
             raise TooLong(
                 f"{_name(example)}: {len(ids)} positions of prompt, its media and begin token counted, and "
                 f"max_target_tokens={self.max_target_tokens} need model.max_length={needed}, and it is "
-                f"{self.max_length}: raise it, or shorten the prompt"
+                f"{self.max_length}: raise it (that of a pretrained model cannot be), give media fewer positions, or "
+                "shorten the prompt"
             )
         return Prompt(ids, tuple(media))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.interfaces import Samples
-from multimodal.metrics.captions import CiderD
+from multimodal.metrics.captions import CiderD, caption_words
 
 END = "<end>"
 """The word that stands for end-of-sequence when captions are compared."""
@@ -55,8 +55,8 @@ class CiderReward:
         """The words of a sample up to its first end-of-sequence, which is the last of them where there is one."""
         ids = list(ids)
         if self.eos_id in ids:
-            return [*self.decode(ids[: ids.index(self.eos_id)]).split(), END]
-        return self.decode(ids).split()
+            return [*caption_words(self.decode(ids[: ids.index(self.eos_id)])), END]
+        return caption_words(self.decode(ids))
 
 
 def bad_ending_rate(texts: Sequence[str]) -> float:
@@ -67,4 +67,4 @@ def bad_ending_rate(texts: Sequence[str]) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return [*text.split(), END]
+    return [*caption_words(text), END]

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from core.text.atomic import replace_file
 from multimodal.examples import Example, Medium
 from multimodal.media.decode import content, waveform
 
@@ -60,7 +61,10 @@ def _file(medium: Medium, out: Path) -> Path:
         shown = made[None] if medium.kind == "image" else made[:: -(-len(made) // MAX_FRAMES)]
         frames = [_picture(frame) for frame in shown]
         duration = round(1000 / medium.rate) if medium.rate else FRAME_MS
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0, lossless=True)
+        with replace_file(path) as file:
+            frames[0].save(
+                file, "WEBP", save_all=True, append_images=frames[1:], duration=duration, loop=0, lossless=True
+            )
     return path
 
 

@@ -1,6 +1,5 @@
 """What every loader of a trained run does: find its config, its tokenizer and its newest weights."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +12,7 @@ from core.errors import RunError
 from core.text.tokenizer import Tokenizer, load_tokenizer
 from core.training import checkpoint, configfile
 from core.training.resume import CHECKPOINTS_NAME
-from core.training.runtime import Runtime
+from core.training.runtime import Runtime, for_use
 from multimodal.examples import KINDS, Kind
 
 WEIGHTS_NAME = "model.safetensors"
@@ -39,7 +38,7 @@ def open_run(folder: Path, kind: type[Config], what: str, device: str) -> tuple[
     config = configfile.read(folder / configfile.NAME)
     if not isinstance(config, kind):
         raise RunError(f"{folder} holds a {type(config).__name__}, not a {what}")
-    runtime = Runtime.from_config(dataclasses.replace(config, device=device, compile="off"))
+    runtime = Runtime.from_config(for_use(config, device))
     runtime.apply()
     return config, runtime
 

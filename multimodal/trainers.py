@@ -1,7 +1,7 @@
 """The public trainer of captioners."""
 
 import dataclasses
-import json
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from core.interfaces import BatchSource, Task
 from core.nn.lora import hold_frozen
 from core.nn.transformer import Transformer
 from core.pretrained.sources import cache_dir
+from core.text.atomic import write_json
 from core.text.tokenizer import Tokenizer, load_tokenizer
 from core.training import configfile, distributed
 from core.training.batches import ShuffledBatches
@@ -25,13 +26,14 @@ from multimodal.batch import CaptionBatch, Prompt
 from multimodal.build import build_captioner, build_language_model, language_model_shape, load_language_model
 from multimodal.captioner import Captioner
 from multimodal.config import CaptioningConfig
-from multimodal.controls import changed
+from multimodal.controls import NAMES, changed, changes_for
 from multimodal.datasets.named import load_examples
 from multimodal.encoders.build import build_encoder
 from multimodal.evaluation import Evaluation
-from multimodal.examples import KINDS, Example, Examples
+from multimodal.examples import KINDS, Example, Examples, Kind
 from multimodal.floors import nearest_neighbours
 from multimodal.generation import answer
+from multimodal.media.video import sample_frames
 from multimodal.reading import Reader, begin_and_end
 from multimodal.samples import sample_row
 from multimodal.store import MediaStore
@@ -49,6 +51,7 @@ class CaptioningTrainer(Trainer):
     >>> CaptioningTrainer(CaptioningConfig(data="pictures/captions.jsonl")).train()  # doctest: +SKIP
     """
 
+    own_files = (LANGUAGE_MODEL_NAME,)
     config: CaptioningConfig
     tokenizer: Tokenizer
     store: MediaStore
@@ -61,14 +64,27 @@ class CaptioningTrainer(Trainer):
         """Decode and encode the media, or read features from the cache; make the captioner, its task and batches."""
         config, runtime = self.config, self.runtime
         data = self.examples or load_examples(config.data, test_fraction=config.test_fraction)
+        looked_at = functools.partial(
+            sample_frames, num_frames=config.num_frames, sampling=config.frame_sampling, stride=config.frame_stride
+        )
         data = dataclasses.replace(
             data,
             scoring=config.scoring or data.scoring,
-            train=[changed(example, config.media_change) for example in data.train],
-            test=[changed(example, config.media_change) for example in data.test],
+            train=[changed(example, config.media_change, looked_at) for example in data.train],
+            test=[changed(example, config.media_change, looked_at) for example in data.test],
         )
         found = {medium.kind for example in (*data.train, *data.test) for medium in example.media}
+        if config.media_change not in ("none", *changes_for(sorted(found))):
+            raise ValueError(
+                f"media_change {config.media_change} changes nothing: {config.data} has no media with time"
+            )
         encoders = {kind: build_encoder(kind, config) for kind in KINDS if kind in found}
+        if config.augment and not any(encoder.augments for encoder in encoders.values()):
+            names = ", ".join(config.encoder_name(kind) for kind in encoders) or "no encoder"
+            raise ValueError(
+                f"augment varies what trained encoders see, and {names} does not: leave it out, or set train_encoders "
+                "or an encoder that starts from scratch (vit, spectrogram)"
+            )
         self.store = MediaStore(
             encoders,
             runtime,
@@ -81,6 +97,8 @@ class CaptioningTrainer(Trainer):
         self.train_examples = [example for example in data.train if id(example) in usable]
         self.test_examples = [example for example in data.test if id(example) in usable]
         self._notes = list(data.notes)
+        if config.media_change != "none":
+            self._notes.append(f"trained and tested on changed media: {NAMES[config.media_change]}")
         if not (self.train_examples and self.test_examples):
             raise ValueError(f"{config.data} has no usable example to train on, or none to test on")
         model, self.tokenizer = self._language_model()
@@ -96,7 +114,9 @@ class CaptioningTrainer(Trainer):
         hold_frozen(model, runtime.dtype)
         # Both before training, so that a text which does not fit is an error now.
         pairs, self._test_pairs = self._pairs(self.train_examples), self._pairs(self.test_examples)
-        self.evaluation = Evaluation(self._generate, self.test_examples, data.scoring, seed=config.seed)
+        self.evaluation = Evaluation(
+            self._generate, self.test_examples, data.scoring, seed=config.seed, looked_at=looked_at
+        )
         task = CaptioningTask(
             captioner,
             config.optim,
@@ -105,7 +125,8 @@ class CaptioningTrainer(Trainer):
             label_smoothing=config.label_smoothing,
             score=self.evaluation.score,
             held_out=self._held_out,
-            shapes_vary=config.pack or config.bucket,
+            # Sounds that an encoder is trained on are as long as they are.
+            shapes_vary=config.pack or config.bucket or "audio" in captioner.encoders,
         )
         return task, self._batches(pairs)
 
@@ -244,12 +265,16 @@ class CaptioningTrainer(Trainer):
     def _mean_features(self, example: Example) -> torch.Tensor:
         """One vector: over each kind of media the mean over time, behind one another."""
         parts = []
-        for kind, inputs in self.store.inputs.items():
+        for kind, size in self._feature_sizes.items():
             own = [self.store.features(medium) for medium in example.media if medium.kind == kind]
-            size = inputs[0][0].numel()
             means = [features.float().mean(0).flatten() for features in own] or [torch.zeros(size)]
             parts.append(torch.stack(means).mean(0))
         return torch.cat(parts) if parts else torch.zeros(1)
+
+    @functools.cached_property
+    def _feature_sizes(self) -> dict[Kind, int]:
+        """Numbers of a position of each kind's features."""
+        return {kind: inputs[0][0].numel() for kind, inputs in self.store.inputs.items()}
 
 
 def train_tokenizer(config: CaptioningConfig, examples: Sequence[Example]) -> Tokenizer:
@@ -271,8 +296,4 @@ def train_tokenizer(config: CaptioningConfig, examples: Sequence[Example]) -> To
 
 def write_shape(folder: Path, model: Transformer) -> None:
     """Note the shape of a captioner's language model, so that it can be built without what it started from."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LANGUAGE_MODEL_NAME
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(configfile.encode(model.config), indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_json(folder / LANGUAGE_MODEL_NAME, configfile.encode(model.config))

@@ -1,5 +1,6 @@
 """Processes under `torchrun`. With one process every function here is a no-op."""
 
+import datetime
 import os
 from typing import Any
 
@@ -37,11 +38,12 @@ def init_from_env() -> None:
     """Join the process group that `torchrun` described in the environment; without one, do nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         return
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    # The others wait while the main process encodes media or writes a report.
+    dist.init_process_group(backend, timeout=datetime.timedelta(hours=6))
 
 
 def shutdown() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,17 @@ def prepare_directory(out: Path) -> None:
         raise ValueError(f"cannot write in the run directory {out}: {error.strerror}; choose another out") from error
 
 
-def set_aside(out: Path) -> Path | None:
+def set_aside(out: Path, also: Sequence[str] = ()) -> Path | None:
     """Move an earlier run's files into `replaced-N` of the same directory: for `resume=False`.
+
+    Args:
+        out: the run directory; what else it holds stays.
+        also: names of files that only runs of this kind have.
 
     Returns:
         The folder, or `None` when there was no earlier run.
     """
-    present = [out / name for name in _RUN_PARTS if (out / name).exists()]
+    present = [out / name for name in (*_RUN_PARTS, *also) if (out / name).exists()]
     if not (out / CHECKPOINTS_NAME).exists() and not (out / "metrics.jsonl").exists():
         return None
     number = 1

@@ -184,6 +184,13 @@ def _require_equal(run: RunConfig, stored: Mapping[str, Any], wanted: Mapping[st
         )
 
 
-def with_threads(runtime: Runtime, threads: int) -> Runtime:
-    """The same runtime with another number of threads."""
-    return dataclasses.replace(runtime, threads=threads)
+def for_use(run: RunConfig, device: str) -> RunConfig:
+    """The config of a trained run, for answers on a machine that may be another: nothing is compiled for them.
+
+    Args:
+        run: as it was trained.
+        device: where to compute now. Without CUDA there, a run in fp16 is used in the precision that the device has.
+    """
+    on_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+    precision = "auto" if run.precision == "fp16" and not on_cuda else run.precision
+    return dataclasses.replace(run, device=device, compile="off", precision=precision)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from core.config import RunConfig
 from core.errors import RunError
@@ -16,7 +16,7 @@ from core.training import checkpoint, configfile, distributed, lock, loop
 from core.training.checkpoint import Checkpoint
 from core.training.log import RunLog, json_number
 from core.training.resume import CHECKPOINTS_NAME, prepare_directory, require_same_config, set_aside
-from core.training.runtime import Runtime
+from core.training.runtime import Runtime, for_use
 from core.training.state import seed_everything
 from core.training.update import updaters_of
 
@@ -28,6 +28,9 @@ class Trainer:
 
     A subclass implements `build`; it may override `write_samples`, `sample`, `save` and `report_sections`.
     """
+
+    own_files: ClassVar[tuple[str, ...]] = ()
+    """Names of what `build` writes into the run directory: with `resume=False` an earlier run's are moved aside."""
 
     def __init__(
         self, config: RunConfig, *, recipe: str | None = None, quiet: bool = False, report: bool = True
@@ -124,7 +127,7 @@ class Trainer:
             self._use(found)
             if distributed.is_main():
                 if not self.config.resume:
-                    set_aside(out)
+                    set_aside(out, self.own_files)
                 configfile.write(out / configfile.NAME, self.config, self.recipe)
             task, batches = self._build()
             log = RunLog(out, quiet=self.quiet)
@@ -185,9 +188,7 @@ class Trainer:
             ValueError: not a run directory, no good checkpoint, or another trainer's.
         """
         run_dir = Path(run_dir)
-        config = dataclasses.replace(
-            configfile.read(run_dir / configfile.NAME), out=run_dir, device=device, compile="off"
-        )
+        config = dataclasses.replace(for_use(configfile.read(run_dir / configfile.NAME), device), out=run_dir)
         kind: Any = cls
         if config.trainer:
             module, _, name = config.trainer.partition(":")

@@ -111,12 +111,12 @@ def examples(path: Path | str, *, test_fraction: float = 0.1, scoring: Scoring =
         missing = next(key for key, split in splits.items() if not split)
         raise ManifestError(f"{path}: {missing} has no `split` while other lines have: give it to all or to none")
     parts: dict[str, list[Example]] = {split: [] for split in SPLITS}
-    names: dict[str, list[str]] = {split: [] for split in SPLITS}
+    media: dict[str, list[_Media]] = {split: [] for split in SPLITS}
     for line, *others in lines.values():
         split = line.split or ("test" if _position(line.media_name) < test_fraction else "train")
         targets = dict.fromkeys(target for one in (line, *others) for target in one.targets)
         parts[split].append(Example(_prompt(line, path.parent), tuple(targets), line.key))
-        names[split].append(line.media_name)
+        media[split].append(line.media)
     for split in SPLITS:
         if not parts[split]:
             raise ManifestError(
@@ -127,9 +127,9 @@ def examples(path: Path | str, *, test_fraction: float = 0.1, scoring: Scoring =
         f"{path}: {len(parts['train'])} examples to learn from, {len(parts['test'])} held out by "
         + ("the manifest's `split`" if any(splits.values()) else "the hash of their media's names")
     ]
-    known = set(names["train"])
-    if both := sum(name in known for name in names["test"]):
-        notes.append(f"the media of {both} test examples are trained on as well, with other prompts")
+    learnt = {medium for own in media["train"] for medium in own}
+    if both := sum(not learnt.isdisjoint(own) for own in media["test"]):
+        notes.append(f"media of {both} test examples are trained on as well, in other examples")
     return Examples(train=parts["train"], test=parts["test"], scoring=scoring, notes=notes)
 
 

@@ -38,7 +38,7 @@ def load_examples(data: str, *, test_fraction: float = 0.1) -> Examples:
     name, _, options = data.partition(":")
     if name in NAMES:
         return _call(importlib.import_module(f"multimodal.datasets.{name}").examples, name, options)
-    if options and not Path(data).suffix and name.replace(".", "").isidentifier():
+    if options and not Path(options).suffix and name.replace(".", "").isidentifier():
         function = getattr(import_by_name(name, f"data {data}"), options, None)
         if not callable(function):
             raise DataError(f"data {data!r}: the module {name} has no function {options}")

@@ -125,7 +125,8 @@ def examples(
 
     Args:
         shards: a shard, a folder of them, or a pattern such as `data/shard-{000000..000012}.tar` or `data/*.tar`.
-        test: the same, of shards to be scored on; empty holds out a share of the samples by the hash of their keys.
+        test: the same, of shards to be scored on, which are not learnt from; empty holds out a share of the samples by
+            the hash of their keys.
         test_fraction: that share.
         limit: so many samples of each side, for a quick try; 0 means all. Shards beyond are not opened when `test` is
             given.
@@ -144,8 +145,12 @@ def examples(
     require_limit(limit)
     require_share(test_fraction)
     require_limits(max_seconds, side)
-    learnt = _read(expand(shards), limit if test else 0, max_seconds, side)
-    held_out = _read(expand(test), limit, max_seconds, side) if test else _Side()
+    every, to_test = expand(shards), expand(test) if test else []
+    tested_paths = {path.resolve() for path in to_test}
+    apart = [path for path in every if path.resolve() not in tested_paths]
+    # Should nothing be left to learn from, the same shards twice are what is asked for: a note says so.
+    learnt = _read(apart or every, limit if test else 0, max_seconds, side)
+    held_out = _read(to_test, limit, max_seconds, side)
     if test:
         train, tested = ([example for _, example in part.examples] for part in (learnt, held_out))
         how = f"held out in {test}"
@@ -167,6 +172,9 @@ def examples(
         )
     require_both(train, tested, shards)
     notes = [f"{shards}: {len(train)} samples to learn from, {len(tested)} {how}"]
+    if len(apart) < len(every):
+        both = f"{len(every) - len(apart)} shards are both to learn from and to test on: "
+        notes.append(both + ("they are only tested on" if apart else "all test samples are trained on as well"))
     if incomplete:
         notes.append(f"{len(incomplete)} samples without medium or text are left out, the first is {incomplete[0]}")
     if empty:

@@ -66,7 +66,9 @@ def _audio(name: str, config: CaptioningConfig) -> Encoder:
 
     folder = Path(name.removeprefix("whisper:")) if name.startswith("whisper:") else None
     state, source = load_whisper(folder)
-    return WhisperEncoder(state, source=source, pool=config.audio_pool, frozen=not config.train_encoders)
+    return WhisperEncoder(
+        state, source=source, pool=config.audio_pool, max_seconds=config.max_seconds, frozen=not config.train_encoders
+    )
 
 
 def _network(name: str, config: CaptioningConfig) -> Any:

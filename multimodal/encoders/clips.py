@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.config import ModelConfig
 from core.nn.encoder import TransformerEncoder
 from multimodal.encoders.backbones import Weights, torchvision_network
-from multimodal.encoders.encoder import Encoder, fingerprint
+from multimodal.encoders.encoder import Encoder, fingerprint, heads_of
 from multimodal.examples import Medium
 from multimodal.media.decode import frames
 from multimodal.media.video import Sampling
@@ -57,7 +57,7 @@ class ConvClipEncoder(Encoder):
         self.norm = nn.BatchNorm1d(2 * channels[-1])
         self.project = nn.Linear(2 * channels[-1], width)
         shape = ModelConfig(
-            width=width, num_layers=num_layers, num_heads=max(1, width // 64), max_length=num_frames, dropout=0.1
+            width=width, num_layers=num_layers, num_heads=heads_of(width), max_length=num_frames, dropout=0.1
         )
         self.transformer = TransformerEncoder(shape)
 

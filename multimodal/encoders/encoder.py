@@ -35,6 +35,9 @@ class Encoder(nn.Module):
     from_scratch: bool = False
     """It starts from random weights: while it is trained its batch norms take mean and scale from the batch."""
 
+    augments: bool = False
+    """While it is trained it varies what it sees."""
+
     def load(self, medium: Medium) -> Tensor:
         """input_I… of one medium, decoded and resized or resampled. Raises `MediaError` for a damaged file."""
         raise NotImplementedError
@@ -69,6 +72,11 @@ class Encoder(nn.Module):
         """mask_NP, on a device, of inputs of these lengths."""
         real = torch.tensor([self.num_positions(length) for length in lengths_N.tolist()], device=device)
         return torch.arange(num_positions, device=device) < real[:, None]
+
+
+def heads_of(width: int) -> int:
+    """Attention heads of 64 features, or of a few more where 64 does not divide the width."""
+    return next((heads for heads in range(width // 64, 1, -1) if width % (2 * heads) == 0), 1)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -72,7 +72,8 @@ class PictureEncoder(Encoder):
         how = f"-{num_frames} frames {sampling} {stride}" if kind == "video" else ""
         self.name = f"{network.name}{how}"
         self.augment = None
-        if augment and not frozen:
+        self.augments = augment and not frozen
+        if self.augments:
             from torchvision.transforms import v2
 
             self.augment = v2.Compose(

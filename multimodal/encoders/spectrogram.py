@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.config import ModelConfig
 from core.nn.encoder import TransformerEncoder
-from multimodal.encoders.encoder import Encoder
+from multimodal.encoders.encoder import Encoder, heads_of
 from multimodal.examples import Medium
 from multimodal.media.decode import waveform
 
@@ -78,7 +78,7 @@ class SpectrogramEncoder(Encoder):
         self.max_steps = math.ceil((int(max_seconds * RATE) // HOP + 2) / self.frames_per_step)
         self.num_features = width
         self.name = f"log-mel-{NUM_MELS}-{max_seconds:g} s-v1"
-        self.spec_augment = spec_augment
+        self.augments = spec_augment
         self.mel = log_mel()
         # The last has 128 channels, those before it half as many each: the early ones see many more places.
         num_convolutions = self.frames_per_step.bit_length() - 1
@@ -87,7 +87,7 @@ class SpectrogramEncoder(Encoder):
         self.mix = nn.ModuleList(ConvNormRelu(channels[-1], channels[-1], stride=1) for _ in range(2))
         self.project = nn.Linear(channels[-1] * NUM_MELS // self.frames_per_step, width)
         shape = ModelConfig(
-            width=width, num_layers=num_layers, num_heads=max(1, width // 64), max_length=self.max_steps, dropout=0.1
+            width=width, num_layers=num_layers, num_heads=heads_of(width), max_length=self.max_steps, dropout=0.1
         )
         self.transformer = TransformerEncoder(shape)
 
@@ -105,7 +105,7 @@ class SpectrogramEncoder(Encoder):
         lengths_N = lengths_N.to(x_NTM.device)
         mask_NT = _mask(lengths_N, x_NTM.shape[1])
         x_NTM = x_NTM * mask_NT[..., None]
-        if self.training and self.spec_augment:
+        if self.training and self.augments:
             x_NTM = spec_augment(x_NTM.transpose(1, 2)).transpose(1, 2)
         x_NCTM = x_NTM[:, None].contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from core.config import ModelConfig
 from core.nn.encoder import TransformerEncoder
+from multimodal.encoders.encoder import heads_of
 
 
 class SmallViT(nn.Module):
@@ -36,7 +37,7 @@ class SmallViT(nn.Module):
         self.patches = nn.Conv2d(3, width, image_side // grid, stride=image_side // grid)
         self.positions = nn.Parameter(torch.randn(grid * grid, width) * 0.02)
         shape = ModelConfig(
-            width=width, num_layers=num_layers, num_heads=max(1, width // 64), max_length=grid * grid, dropout=0.1
+            width=width, num_layers=num_layers, num_heads=heads_of(width), max_length=grid * grid, dropout=0.1
         )
         self.transformer = TransformerEncoder(shape)
 

@@ -68,7 +68,11 @@ class WhisperEncoder(Encoder):
         source: names the weights.
         pool: neighbouring positions, 20 ms each, that are joined into one.
         tail_s: seconds of silence that follow; at least one joined position.
+        max_seconds: longer sounds are refused; at most 30.
         frozen: never train it.
+
+    Raises:
+        ValueError: `max_seconds` is more than Whisper reads.
 
     References:
         Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", arXiv:2212.04356.
@@ -77,9 +81,22 @@ class WhisperEncoder(Encoder):
     kind = "audio"
 
     def __init__(
-        self, state: dict[str, Tensor], *, source: str, pool: int = 4, tail_s: float = 0.5, frozen: bool = True
+        self,
+        state: dict[str, Tensor],
+        *,
+        source: str,
+        pool: int = 4,
+        tail_s: float = 0.5,
+        max_seconds: float = MAX_SECONDS,
+        frozen: bool = True,
     ) -> None:
         super().__init__()
+        if max_seconds > MAX_SECONDS:
+            raise ValueError(
+                f"Whisper reads at most {MAX_SECONDS:g} s, and max_seconds is {max_seconds:g}: lower it, or take "
+                "audio_encoder spectrogram"
+            )
+        self.max_seconds = max_seconds
         state = {name.removeprefix("model.encoder."): value for name, value in state.items() if ".encoder." in name}
         width, num_mels, _ = state["conv1.weight"].shape
         num_layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
@@ -103,7 +120,7 @@ class WhisperEncoder(Encoder):
 
     def load(self, medium: Medium) -> Tensor:
         """input_I: the waveform at 16 kHz."""
-        return waveform(medium, RATE, MAX_SECONDS)
+        return waveform(medium, RATE, self.max_seconds)
 
     def num_steps(self, num_inputs: int) -> int:
         """Positions of 20 ms, `pool` of them joined."""

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.text.atomic import replace_file
 from multimodal.media.containers import (
     MAX_FILE_BYTES,
     Decoding,
@@ -124,7 +125,9 @@ def save_audio(path: Path, waveform: Tensor, rate: int) -> None:
     if waveform.numel() and waveform.abs().max() > 1:
         raise ValueError(f"{path}: a waveform is in [-1, 1], got values up to {waveform.abs().max():g}; scale it down")
     values = waveform.detach().float().cpu().numpy()
-    _soundfile().write(str(path), values, rate, subtype="PCM_16", format=format)
+    soundfile = _soundfile()
+    with replace_file(Path(path)) as file:
+        soundfile.write(file, values, rate, subtype="PCM_16", format=format)
 
 
 def _soundfile() -> ModuleType:

@@ -7,9 +7,8 @@ here; beyond that, data that we fetch is compared with its SHA-256 (`core.pretra
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from multimodal.media.errors import MediaError, TooManyBadFiles, reported_as_damage, require_file
+from multimodal.media.errors import MediaError, reported_as_damage, require_file
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 """The decoders that may run. Everything else that Pillow can read (EPS starts a program) is refused."""
@@ -54,72 +53,6 @@ def bombs_are_errors() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
-
-
-@dataclass(frozen=True)
-class LoadedImages:
-    """The usable pictures of a list of files."""
-
-    images_N3HW: Tensor
-    """uint8."""
-    kept: list[int]
-    """Which of the given paths they are, in order."""
-    bad: list[MediaError]
-    """The others."""
-
-
-def load_images(
-    paths: Sequence[Path], *, side: int, max_bad_fraction: float = 0.01, max_pixels: int = MAX_PIXELS
-) -> LoadedImages:
-    """Load many pictures as squares; name, count and skip the bad ones.
-
-    Raises:
-        TooManyBadFiles: as soon as more than `max_bad_fraction` of the paths have turned out bad, or all of them.
-    """
-    bad: list[MediaError] = []
-    kept: list[int] = []
-    parts: list[Tensor] = []
-    for indices, images_N3HW in iterate_images(
-        paths, side=side, batch_size=256, bad=bad, max_bad_fraction=max_bad_fraction, max_pixels=max_pixels
-    ):
-        kept += indices
-        parts.append(images_N3HW)
-    images_N3HW = torch.cat(parts) if parts else torch.empty(0, 3, side, side, dtype=torch.uint8)
-    return LoadedImages(images_N3HW, kept, bad)
-
-
-def iterate_images(
-    paths: Sequence[Path],
-    *,
-    side: int,
-    batch_size: int,
-    bad: list[MediaError],
-    max_bad_fraction: float = 0.01,
-    max_pixels: int = MAX_PIXELS,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """`load_images` a batch at a time, for sets that do not fit into memory.
-
-    Args:
-        bad: filled with what was skipped.
-
-    Yields:
-        The indices of up to `batch_size` usable pictures, and images_N3HW uint8.
-    """
-    if not 0 <= max_bad_fraction <= 1:
-        raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
-    indices: list[int] = []
-    images: list[Tensor] = []
-    for index, path in enumerate(paths):
-        try:
-            images.append(load_image(path, side=side, max_pixels=max_pixels))
-            indices.append(index)
-        except MediaError as error:
-            bad.append(error)
-            if len(bad) > max_bad_fraction * len(paths) or len(bad) == len(paths):
-                raise TooManyBadFiles(bad, len(paths), max_bad_fraction) from error
-        if len(images) == batch_size or (images and index == len(paths) - 1):
-            yield indices, torch.stack(images)
-            indices, images = [], []
 
 
 def _load_image(path: Path, side: int | None, max_pixels: int) -> Tensor:

@@ -9,6 +9,7 @@ from multimodal.examples import Kind
 from multimodal.media.audio import load_audio
 from multimodal.media.errors import MediaError
 from multimodal.media.image import FORMATS
+from multimodal.media.transforms import FILE_SECONDS
 from multimodal.media.video import load_video
 
 
@@ -50,6 +51,6 @@ def kind_of(path: Path, kinds: Sequence[Kind]) -> Kind:
 
 def _read(path: Path, kind: Kind) -> None:
     if kind == "audio":
-        load_audio(path)
+        load_audio(path, max_seconds=FILE_SECONDS)
     else:
         load_video(path, num_frames=1)

@@ -35,12 +35,17 @@ def last_frame(clip: Medium) -> Medium:
     return _changed(clip, ("video",), _repeat_last)
 
 
-def shuffled_frames(seed: int) -> Callable[[Medium], Medium]:
+def shuffled_frames(seed: int, looked_at: Callable[[int], list[int]] | None = None) -> Callable[[Medium], Medium]:
     """A transformation that puts a clip's frames in a random order, the same for all clips of one length.
 
     It raises `ValueError` for another kind than `video`.
+
+    Args:
+        seed: of the order.
+        looked_at: from a clip's length to the frames that will be taken of it: these change places with one another
+            only, so that what is seen stays the same. All frames by default.
     """
-    return partial(_changed, kinds=("video",), change=partial(_shuffle, seed=seed))
+    return partial(_changed, kinds=("video",), change=partial(_shuffle, seed=seed, looked_at=looked_at))
 
 
 def reversed_in_time(medium: Medium) -> Medium:
@@ -74,8 +79,12 @@ def _repeat_last(clip_T: Tensor) -> Tensor:
     return clip_T[-1:].expand_as(clip_T)
 
 
-def _shuffle(clip_T: Tensor, seed: int) -> Tensor:
-    return clip_T[torch.randperm(len(clip_T), generator=torch.Generator().manual_seed(seed))]
+def _shuffle(clip_T: Tensor, seed: int, looked_at: Callable[[int], list[int]] | None) -> Tensor:
+    places = torch.tensor(sorted(set(looked_at(len(clip_T)))) if looked_at else range(len(clip_T)))
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
+    shuffled_T = clip_T.clone()
+    shuffled_T[places] = clip_T[places[order]]
+    return shuffled_T
 
 
 def _reverse(whole_T: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from core.metrics.bleu import corpus_bleu, corpus_bleu_interval
 from core.metrics.bootstrap import BootstrapSettings, bootstrap_mean
 from core.metrics.ngrams import Tokens, count_ngrams, ngrams
+from core.text.treebank import word_tokenize
 from multimodal.metrics.meteor import meteor_exact_stem
 from multimodal.metrics.scores import Scores
 
@@ -28,6 +29,7 @@ _REVISION = 2
 _ROUGE_BETA = 1.2
 _CIDER_ORDERS = 4
 _CIDER_SIGMA = 6.0
+_PUNCTUATION = frozenset((".", ",", "!", "?", ":", ";", "--", "-", "...", "''", "``", "'", "`"))
 
 Ngram = tuple[Hashable, ...]
 
@@ -38,6 +40,14 @@ class CaptionScores(Scores):
     CIDEr-D goes from 0 to 10, the others from 0 to 1. BLEU and METEOR of the corpus are not the means of those of its
     captions, the others are. In the intervals the document frequencies of CIDEr-D stay those of the whole corpus.
     """
+
+
+def caption_words(text: str) -> list[str]:
+    """Lower-case words by Treebank's rules, without punctuation: how published figures of captions are made.
+
+    As in the COCO evaluation, brackets stay. Its Java tokenizer differs in rare cases only, such as abbreviations.
+    """
+    return [word for word in word_tokenize(text.lower()) if word not in _PUNCTUATION]
 
 
 def caption_scores(

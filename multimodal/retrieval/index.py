@@ -56,8 +56,6 @@ class Found:
     """float32 of length 1, one row a file."""
     bad: list[MediaError]
     """The others."""
-    num_encoded: int
-    """How many were not in the index before."""
 
 
 def files_of(folders: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Path], int]:
@@ -149,7 +147,7 @@ class Index:
         bad += [MediaError(file, self._bad[content]) for file, content in contents.items() if content in self._bad]
         usable = [file for file, content in contents.items() if content in self._rows]
         rows = [self._rows[contents[file]] for file in usable]
-        return Found(usable, torch.cat(self._parts)[rows] if rows else torch.empty(0, 0), bad, len(fresh))
+        return Found(usable, torch.cat(self._parts)[rows] if rows else torch.empty(0, 0), bad)
 
     def _encode(self, fresh: dict[str, Path]) -> None:
         """Take in files by their content."""

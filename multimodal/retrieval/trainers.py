@@ -73,7 +73,7 @@ class RetrievalTrainer(Trainer):
             raise ValueError(f"{config.data} has no usable example to train on, or none to test on")
         self.tokenizer = self._tokenizer()
         self.reader = TextReader(self.tokenizer, config.max_text_tokens)
-        towers = self._towers()
+        towers = self._towers(encoders)
         if isinstance(towers, FeatureTowers):
             standardise(towers, self.store, [example.media[0] for example in self.train_examples])
         for example in self.test_examples:
@@ -140,8 +140,8 @@ class RetrievalTrainer(Trainer):
             tokenizer.save(folder)
         return tokenizer
 
-    def _towers(self) -> Towers:
-        return build_towers(self.config, self.tokenizer.vocab_size, self.reader.eos_id, self.store.encoders)
+    def _towers(self, encoders: Mapping[Kind, Encoder]) -> Towers:
+        return build_towers(self.config, self.tokenizer.vocab_size, self.reader.eos_id, encoders)
 
     def _number(self, medium: Medium) -> int:
         """A number that no other medium of the run has."""
@@ -168,10 +168,11 @@ class RetrievalTrainer(Trainer):
         """Vectors of the held-out media and texts by other random weights; mean and scale of features are kept."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed + 1)
-            fresh = self._towers()
+            fresh = self._towers(build_encoders(self.config, set(self.store.encoders)))
         buffers = dict(self._task.towers.named_buffers())
         for name, buffer in fresh.named_buffers():
-            buffer.copy_(buffers[name])
+            if name.startswith("adapters."):
+                buffer.copy_(buffers[name])
         fresh.to(self.runtime.device).eval()
         media_NV = embed(fresh, self.evaluation.media, self.store, self.runtime)
         return media_NV, embed_texts(fresh, self.evaluation.texts, self.reader, self.runtime)

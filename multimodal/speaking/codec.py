@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import RunError
+from core.text.atomic import write_json
 from multimodal.speaking.kmeans import kmeans, nearest
 
 RATE = 16_000
@@ -25,7 +26,7 @@ _QUIET = 1e-3
 """Amplitude below which a band counts as silent, so that no codes are spent on kinds of silence."""
 _MOST_VECTORS = 20_000
 """A codebook is learnt from so many chunks, drawn at random: more cost time and change nothing that is heard."""
-_WEIGHTS_NAME, _SETTINGS_NAME = "codec.safetensors", "codec.json"
+_WEIGHTS_NAME, _SETTINGS_NAME = FILES = "codec.safetensors", "codec.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class SpeechCodec:
 
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"centres": self.centres_KF.contiguous()}, folder / _WEIGHTS_NAME)
-        (folder / _SETTINGS_NAME).write_text(json.dumps(asdict(self.settings), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / _SETTINGS_NAME, asdict(self.settings))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

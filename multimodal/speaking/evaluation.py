@@ -7,7 +7,7 @@ from torch import Tensor
 
 from multimodal.metrics.words import WordScores, edit_distance, word_scores
 from multimodal.speaking.data import Spoken
-from multimodal.speaking.judge import Judge
+from multimodal.speaking.judge import Judge, spelt
 from multimodal.speaking.speaker import Speaker
 
 T = TypeVar("T")
@@ -96,7 +96,8 @@ class SpeechEvaluation:
         return heard
 
     def _scores(self, heard: Sequence[str]) -> WordScores:
-        return word_scores(heard, self.texts, seed=self.seed)
+        # As the judges write: "chapter 12" is spoken as "chapter twelve".
+        return word_scores(heard, [spelt(text) for text in self.texts], seed=self.seed)
 
     def _code_error_rate(self, codes: Sequence[Sequence[int]]) -> float:
         wrong = sum(edit_distance(real, own) for real, own in zip(self.coded, codes))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.pretrained.sources import MissingData, locate
+from core.training.runtime import Runtime
 from multimodal.encoders.ctranslate2 import read_whisper
 from multimodal.encoders.whisper import MAX_SECONDS, RATE, SOURCE, WhisperMel
 from multimodal.examples import Medium
@@ -24,8 +25,9 @@ from multimodal.speaking.data import Spoken
 BATCH = 16
 LEAD = RATE // 2
 """Samples of silence before each sound that Whisper hears: without, it misses the first word now and then."""
-_LONGEST = 24
-"""Tokens that Whisper may write of one sound; speech of a few words has half as many."""
+_TOKENS_A_WORD = 4
+_MOST_TOKENS = 440
+"""Tokens that Whisper may write of one sound: some more than its words have; more than the last it cannot."""
 _START, _NO_TIMES, _END = 50257, 50362, 50256
 """Of the English models: start of transcript, no timestamps, end of text. Larger ids than the end are markers."""
 _ONES = (
@@ -49,16 +51,21 @@ class Judge(Protocol):
 class RunJudge:
     """A captioning run of our own that recognises speech.
 
+    Args:
+        run: its directory.
+        runtime: of the process; the run's own settings of it do not outlast the loading.
+
     Raises:
         RunError: not the directory of such a run.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, runtime: Runtime) -> None:
         from multimodal.pipeline import CaptioningPipeline
 
         self.description = f"the run {run}"
         self._name = run.resolve().name
-        self._pipeline = CaptioningPipeline.load(run)
+        self._pipeline = CaptioningPipeline.load(run, device=str(runtime.device))
+        runtime.apply()
 
     def hear(self, sounds: Sequence[Tensor]) -> dict[str, list[str]]:
         """A transcript for each waveform_S at 16 kHz, by the name of the run."""
@@ -79,6 +86,7 @@ class WhisperJudge:
 
     Args:
         vocabulary: the words.
+        longest: words of the longest text.
 
     Raises:
         MissingData: transformers, or the weights, are not on this machine.
@@ -87,7 +95,7 @@ class WhisperJudge:
         Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", arXiv:2212.04356.
     """
 
-    def __init__(self, vocabulary: Collection[str]) -> None:
+    def __init__(self, vocabulary: Collection[str], *, longest: int = 6) -> None:
         if find_spec("transformers") is None:
             raise MissingData("the package transformers, which runs Whisper as a judge, is not on this machine")
         folder = locate(SOURCE)
@@ -101,6 +109,7 @@ class WhisperJudge:
         self._suppressed = json.loads((folder / "config.json").read_text(encoding="utf-8"))["suppress_ids"]
         self._mel = WhisperMel(self._model.config.num_mel_bins)
         self._next = next_tokens(self._spellings(vocabulary))
+        self._most_tokens = min(_TOKENS_A_WORD * max(longest, 6), _MOST_TOKENS)
 
     @torch.no_grad()
     def hear(self, sounds: Sequence[Tensor]) -> dict[str, list[str]]:
@@ -123,7 +132,7 @@ class WhisperJudge:
         within: list[tuple[int, ...]] = [()] * count  # the tokens of the word that is being written
         over = [False] * count
         cache: Any = None
-        for step in range(_LONGEST):
+        for step in range(self._most_tokens):
             output = self._model(
                 encoder_outputs=encoded, decoder_input_ids=read_NL, past_key_values=cache, use_cache=True
             )
@@ -178,23 +187,25 @@ def next_tokens(words: Iterable[tuple[int, ...]]) -> Mapping[tuple[int, ...], se
     return follow
 
 
-def find_judges(config: SpeakingConfig, texts: Iterable[Spoken]) -> tuple[list[Judge], list[str]]:
+def find_judges(config: SpeakingConfig, texts: Sequence[Spoken], runtime: Runtime) -> tuple[list[Judge], list[str]]:
     """Who can listen on this machine, and notes on who cannot.
 
     Args:
         config: says who is wanted.
-        texts: all that will be spoken, for the vocabulary.
+        texts: all that will be spoken, for the vocabulary and the longest transcript.
+        runtime: of the run.
 
     Raises:
         RunError: `config.judge` is not the directory of a captioning run.
     """
     judges: list[Judge] = []
     if config.judge is not None:
-        judges.append(RunJudge(config.judge))
+        judges.append(RunJudge(config.judge, runtime))
     if not config.whisper:
         return judges, []
     try:
-        judges.append(WhisperJudge({word for spoken in texts for word in spoken.text.split()}))
+        longest = max(len(spoken.text.split()) for spoken in texts)
+        judges.append(WhisperJudge({word for spoken in texts for word in spoken.text.split()}, longest=longest))
     except MissingData as error:
         return judges, [f"Whisper does not listen: {error}"]
     return judges, []

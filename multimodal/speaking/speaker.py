@@ -20,6 +20,7 @@ from core.config import ModelConfig
 from core.errors import RunError, UserError
 from core.nn.transformer import Transformer
 from core.sampling import Sampling
+from core.text.atomic import write_json
 from core.text.characters import CharTokenizer
 from core.text.tokenizer import Tokenizer
 from core.training import configfile
@@ -34,7 +35,7 @@ from multimodal.trained import TOKENIZER_NAME, open_run, read_tokenizer, read_we
 FIRST_CODE = 0xE000
 """First character of Unicode's private use area, which has 6400."""
 BATCH = 64
-_PARTS_NAME = "speaker.json"
+PARTS_NAME = "speaker.json"
 _PREFIX = "captioner."
 _SLACK = 1.5
 """A text may take so many times the codes per character of the slowest text, before it is cut off."""
@@ -173,7 +174,7 @@ class Speaker:
             "limits": dataclasses.asdict(self.limits),
             "model": configfile.encode(self.captioner.model.config),
         }
-        (folder / _PARTS_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / PARTS_NAME, content)
 
     @staticmethod
     def load(folder: Path | str, *, device: str = "auto") -> "Speaker":
@@ -207,9 +208,9 @@ def load_parts(folder: Path, config: SpeakingConfig, runtime: Runtime) -> Speake
     Raises:
         RunError: there is no such thing in the folder.
     """
-    if not (folder / _PARTS_NAME).is_file():
-        raise RunError(f"{folder} has no {_PARTS_NAME}: train the run first")
-    content = json.loads((folder / _PARTS_NAME).read_text(encoding="utf-8"))
+    if not (folder / PARTS_NAME).is_file():
+        raise RunError(f"{folder} has no {PARTS_NAME}: train the run first")
+    content = json.loads((folder / PARTS_NAME).read_text(encoding="utf-8"))
     shape = configfile.decode(ModelConfig, content["model"], "model")
     tokenizer, codec = read_tokenizer(folder), SpeechCodec.load(folder)
     return _speaker(config, runtime, tokenizer, codec, Limits(**content["limits"]), shape)

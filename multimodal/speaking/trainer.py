@@ -13,12 +13,12 @@ from core.training.trainer import Trainer
 from multimodal.batch import CaptionBatch, caption_batch
 from multimodal.examples import Example, Medium
 from multimodal.samples import sample_row
-from multimodal.speaking.codec import RATE, CodecSettings, SpeechCodec
+from multimodal.speaking.codec import FILES, RATE, CodecSettings, SpeechCodec
 from multimodal.speaking.config import SpeakingConfig
 from multimodal.speaking.data import Spoken, load_spoken
 from multimodal.speaking.evaluation import SpeechEvaluation
 from multimodal.speaking.judge import find_judges
-from multimodal.speaking.speaker import Limits, Speaker, build_speaker, load_parts, train_tokenizer
+from multimodal.speaking.speaker import PARTS_NAME, Limits, Speaker, build_speaker, load_parts, train_tokenizer
 from multimodal.task import CaptioningTask
 
 EVALUATION_BATCH = 64
@@ -33,6 +33,7 @@ class SpeakingTrainer(Trainer):
     >>> SpeakingTrainer(SpeakingConfig(data="voice/recordings.jsonl")).train()  # doctest: +SKIP
     """
 
+    own_files = (PARTS_NAME, *FILES)
     config: SpeakingConfig
     speaker: Speaker
     evaluation: SpeechEvaluation
@@ -57,7 +58,7 @@ class SpeakingTrainer(Trainer):
             if distributed.is_main():
                 self.speaker.save_parts(config.out)
         coded, test_coded = coded[: len(self.train_spoken)], coded[len(self.train_spoken) :]
-        judges, missing = find_judges(config, everything)
+        judges, missing = find_judges(config, everything, self.runtime)
         self._notes = [*notes, *missing]
         self.evaluation = SpeechEvaluation(self.speaker, self.test_spoken, test_coded, judges, seed=config.seed)
         pairs = self._pairs(self.train_spoken, coded)

@@ -29,7 +29,8 @@ FROM_SCRATCH = ("vit", "conv", "spectrogram")
 
 def config_for(kind: Kind, name: str, **options: object) -> CaptioningConfig:
     small = SMALL if not name.startswith(OWN_SIDE) else {**SMALL, "image_side": None}
-    return CaptioningConfig(**{**small, f"{kind}_encoder": name, **options})  # type: ignore[arg-type]
+    settings = {**small, "train_encoders": name.endswith(":random"), f"{kind}_encoder": name, **options}
+    return CaptioningConfig(**settings)  # type: ignore[arg-type]
 
 
 def require_packaged(name: str) -> None:
@@ -47,7 +48,7 @@ def encode(encoder: Encoder, kind: Kind) -> tuple[Tensor, Tensor]:
     return encoder(*pad_inputs([encoder.load(MEDIA[kind])]))
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["frozen", "trained"])
+@pytest.mark.parametrize("train", [False, True], ids=["as it comes", "trained"])
 @pytest.mark.parametrize(
     ("kind", "name", "num_positions", "num_features"),
     [
@@ -69,9 +70,9 @@ def test_every_documented_name_builds(
     kind: Kind, name: str, num_positions: int, num_features: int, train: bool
 ) -> None:
     require_packaged(name)
-    encoder = build_encoder(kind, config_for(kind, name, train_encoders=train))
+    encoder = build_encoder(kind, config_for(kind, name, **({"train_encoders": True} if train else {})))
     assert encoder.kind == kind
-    assert encoder.frozen == (not train and name not in FROM_SCRATCH)
+    assert encoder.frozen == (not train and name not in FROM_SCRATCH and not name.endswith(":random"))
     parameters = list(encoder.parameters())
     assert all(parameter.requires_grad != encoder.frozen for parameter in parameters)
     assert bool(parameters) == (name != "pixels")
@@ -107,7 +108,7 @@ def test_open_clip_by_name() -> None:
 
     encoder = build_encoder("image", config_for("image", "open_clip:ViT-S-32:random"))
     features, _ = encode(encoder, "image")
-    assert encoder.frozen
+    assert not encoder.frozen
     assert features.shape == (1, 49, encoder.num_features) == (1, 49, 384)
     assert open_clip.get_model_config("ViT-S-32")["vision_cfg"]["width"] == 384
 
@@ -120,9 +121,9 @@ def test_options_reach_the_encoders() -> None:
     clips = build_encoder("video", config_for("video", "conv", **options))
     assert (clips.max_steps, clips.sampling, clips.stride, clips.side) == (4, "stride", 2, 32)
     sounds = build_encoder("audio", config_for("audio", "spectrogram", **options))
-    assert (sounds.max_seconds, sounds.num_features, sounds.spec_augment) == (3.0, 64, True)
+    assert (sounds.max_seconds, sounds.num_features, sounds.augments) == (3.0, 64, True)
     plain = build_encoder("audio", config_for("audio", "spectrogram"))
-    assert not plain.spec_augment
+    assert not plain.augments
     assert build_encoder("image", config_for("image", "pixels", augment=True)).augment is None  # nothing is trained
 
 
@@ -156,13 +157,19 @@ def test_weights_from_a_file_whose_path_has_colons(tmp_path: Path) -> None:
         ("image", "keras:vgg16", "image_encoder must be one of .*got 'keras:vgg16'"),
         ("image", "timm:", "image_encoder must be one of"),
         ("image", "open_clip:ViT-S-32", "lacks its weights"),
+        (
+            "image",
+            "timm:resnet18:random",
+            "image_encoder 'timm:resnet18:random' starts from random weights: set train_",
+        ),
+        ("video", "torchvision_video:r3d_18:random", "video_encoder .* starts from random weights"),
         ("video", "spectrogram", "video_encoder must be one of efficientnet_lite0, pixels, vit, conv"),
         ("audio", "vit", "audio_encoder must be `spectrogram`, `whisper` or `whisper:FOLDER`, got 'vit'"),
     ],
 )
 def test_names_that_no_config_takes(kind: Kind, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config_for(kind, name)
+        config_for(kind, name, train_encoders=False)
 
 
 @pytest.mark.parametrize(

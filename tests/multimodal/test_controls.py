@@ -1,5 +1,6 @@
 """Controls show less, and of the rest the same."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from multimodal.controls import changed, changes_for, shuffled_media
 from multimodal.examples import Example, Medium
 from multimodal.media.decode import content
+from multimodal.media.video import sample_frames
 
 CLIP_T3HW = (torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1)).expand(12, 3, 2, 2).contiguous()
 SOUND_T = torch.linspace(-1, 1, 100)
@@ -48,6 +50,16 @@ def test_frames_are_shuffled_in_an_order_of_the_example_s_own() -> None:
     orders = [seen(changed(example(key), "shuffled_frames"))[0][:, 0, 0, 0].tolist() for key in ("a", "b", "a")]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == list(range(12)) != orders[0]
+
+
+def test_only_the_frames_that_are_looked_at_change_places() -> None:
+    looked_at = partial(sample_frames, num_frames=3)  # the first, the middle one and the last of twelve
+    orders = {
+        tuple(seen(changed(example(key), "shuffled_frames", looked_at))[0][[0, 6, 11], 0, 0, 0].tolist())
+        for key in "abcdefghijklmnop"
+    }
+    assert len(orders) > 3
+    assert {tuple(sorted(order)) for order in orders} == {(0, 6, 11)}
 
 
 def test_changes_are_those_that_touch_the_kinds() -> None:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from multimodal.media.errors import MediaError, TooManyBadFiles
-from multimodal.media.image import load_image, load_images
+from multimodal.media.errors import MediaError
+from multimodal.media.image import load_image
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "GIF": "gif", "WEBP": "webp", "BMP": "bmp"}
 
@@ -194,33 +194,3 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path):
     before = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert usable(bomb) is None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
-
-
-def test_bad_pictures_are_named_counted_and_skipped(tmp_path: Path):
-    paths = [save(tmp_path / f"{n}.png", "PNG") for n in range(20)]
-    paths[3].write_bytes(b"")
-    paths[19].write_text("text")
-    loaded = load_images(paths, side=8, max_bad_fraction=0.1)
-    assert loaded.kept == [n for n in range(20) if n not in (3, 19)]
-    assert loaded.images_N3HW.shape == (18, 3, 8, 8)
-    assert [error.path for error in loaded.bad] == [paths[3], paths[19]]
-
-
-def test_too_many_bad_pictures_stop_and_list_the_first_ten(tmp_path: Path):
-    paths = [save(tmp_path / f"{n}.png", "PNG") for n in range(40)]
-    for path in paths[:15]:
-        path.write_bytes(b"")
-    with pytest.raises(TooManyBadFiles, match="13 of 40 image files cannot be used") as caught:
-        load_images(paths, side=8, max_bad_fraction=0.3)
-    message = str(caught.value)
-    assert all(str(path) in message for path in paths[:10])
-    assert str(paths[10]) not in message
-    assert caught.value.exit_code == 1
-
-
-def test_all_bad_is_too_many_whatever_the_limit(tmp_path: Path):
-    with pytest.raises(TooManyBadFiles):
-        load_images([tmp_path / "no.png"], side=8, max_bad_fraction=1.0)
-    with pytest.raises(ValueError, match="max_bad_fraction"):
-        load_images([], side=8, max_bad_fraction=2)
-    assert len(load_images([], side=8).images_N3HW) == 0

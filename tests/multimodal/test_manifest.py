@@ -83,7 +83,7 @@ def test_a_question_makes_another_example_of_the_same_picture(tmp_path: Path) ->
     ]
     assert len({item.key for item in (*parts.train, *parts.test)}) == 3
     assert parts.scoring == "answers"
-    assert "the media of 1 test examples are trained on" in parts.notes[1]
+    assert "media of 1 test examples are trained on" in parts.notes[1]
 
 
 def test_without_marks_the_media_come_first(tmp_path: Path) -> None:

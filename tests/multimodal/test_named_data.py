@@ -80,6 +80,12 @@ def test_a_function_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert load_examples("own_data_module:mine").train[0].targets == ("a",)
+    package = tmp_path / "own_data_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (tmp_path / "own_data_module.py").rename(package / "data.py")
+    assert load_examples("own_data_package.data:mine").train[0].targets == ("a",)
+    (package / "data.py").rename(tmp_path / "own_data_module.py")
     with pytest.raises(DataError, match=r"must return multimodal.examples.Examples, not int"):
         load_examples("own_data_module:wrong")
     with pytest.raises(DataError, match=r"own_data_module has no function other"):

@@ -91,7 +91,9 @@ def config(folder: Path, manifest: Path, **changes: Any) -> SpeakingConfig:
 def run(tmp_path_factory: pytest.TempPathFactory) -> SpeakingTrainer:
     folder = tmp_path_factory.mktemp("speaking")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "find_judges", lambda config, texts: ([ToneJudge()], ["Whisper does not listen"]))
+        patch.setattr(
+            trainer_module, "find_judges", lambda config, texts, runtime: ([ToneJudge()], ["Whisper does not listen"])
+        )
         trainer = SpeakingTrainer(config(folder, write_manifest(folder)), quiet=True)
         trainer.train()
     return trainer

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.errors import RunError
 from core.pretrained.sources import MissingData, locate
+from core.training.runtime import Runtime
 from multimodal.encoders.whisper import MAX_SECONDS, RATE, SOURCE
 from multimodal.media.audio import load_audio, resample
 from multimodal.speaking import judge as judge_module
@@ -19,6 +20,7 @@ from multimodal.speaking.judge import LEAD, RunJudge, WhisperJudge, find_judges,
 
 WORDS = ("kitchen", "rabbit", "basket", "thunder", "dragonfly")
 END = 50256
+CPU = Runtime(torch.device("cpu"))
 END_OF_START = [50257, 50362]
 
 
@@ -98,7 +100,7 @@ def test_whisper_writes_what_transformers_writes(whisper: WhisperJudge) -> None:
 
 def test_a_run_of_our_own_listens(mixed_run: Any) -> None:
     sound = load_audio(next(iter(mixed_run.config.out.parent.glob("data/test-high.wav"))), rate=RATE)
-    judges, notes = find_judges(SpeakingConfig(judge=mixed_run.config.out, whisper=False), [])
+    judges, notes = find_judges(SpeakingConfig(judge=mixed_run.config.out, whisper=False), [], CPU)
     assert notes == []
     heard = judges[0].hear([sound, torch.zeros(0)])
     assert list(heard) == [mixed_run.config.out.name]
@@ -108,12 +110,12 @@ def test_a_run_of_our_own_listens(mixed_run: Any) -> None:
 
 def test_what_is_no_run_cannot_listen(tmp_path: Any) -> None:
     with pytest.raises(RunError, match="not a run directory"):
-        RunJudge(tmp_path)
+        RunJudge(tmp_path, CPU)
 
 
 def test_whoever_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge_module, "find_spec", lambda name: None)
-    judges, notes = find_judges(SpeakingConfig(), [Spoken("kitchen", torch.zeros(1))])
+    judges, notes = find_judges(SpeakingConfig(), [Spoken("kitchen", torch.zeros(1))], CPU)
     assert judges == []
     assert notes == [
         "Whisper does not listen: the package transformers, which runs Whisper as a judge, is not on this machine"
