@@ -117,7 +117,7 @@ def spoken_texts(
     Args:
         words: size of the vocabulary, 2 to 200.
         longest: words of the longest texts; the shortest have one.
-        train: texts to learn from; may repeat.
+        train: texts to learn from; they repeat only where the words make no more.
         test: held-out texts of two words or more, none of them a training text.
         voice: as in `Synthesiser.say`.
         speed_wpm: words a minute.
@@ -135,7 +135,7 @@ def spoken_texts(
         raise ValueError(f"train and test must be at least 1, got {train} and {test}")
     synthesiser = Synthesiser()
     held_out = _sentences(test, words, 2, longest, f"{seed}/spoken/test", frozenset())
-    learnt = _sentences(train, words, 1, longest, f"{seed}/spoken/train", frozenset(held_out))
+    learnt = _sentences(train, words, 1, longest, f"{seed}/spoken/train", frozenset(held_out), repeat=False)
 
     def speak(texts: Sequence[str]) -> list[tuple[str, Tensor]]:
         return [(text, synthesiser.say(text, voice=voice, speed_wpm=speed_wpm)[0]) for text in texts]
@@ -157,19 +157,29 @@ class _Speech:
         return self.synthesiser.say(self.text, voice=self.voice, speed_wpm=self.speed_wpm, pitch=self.pitch)[0]
 
 
-def _sentences(count: int, words: int, shortest: int, longest: int, seed: str, taken: Set[str]) -> list[str]:
-    """Sentences of which none is one of `taken`; every length is equally likely."""
+def _sentences(
+    count: int, words: int, shortest: int, longest: int, seed: str, taken: Set[str], *, repeat: bool = True
+) -> list[str]:
+    """Sentences of which none is one of `taken`; every length is equally likely.
+
+    Without `repeat` none comes twice before all have come once.
+    """
     random = _generator(f"sentences/{seed}")
     kept: list[str] = []
-    tries = 0
+    avoided, tries = set(taken), 0
+    possible = sum(words**length for length in range(shortest, longest + 1)) - len(taken)
     while len(kept) < count:
         tries += 1
         if tries > 100 * count + 1000:
             raise ValueError(f"{words} words make too few sentences: raise words or longest, or lower test")
         length = random.integers(shortest, longest + 1)
         sentence = " ".join(WORDS[index] for index in random.integers(words, size=length))
-        if sentence not in taken:
+        if sentence not in avoided:
             kept.append(sentence)
+            if not repeat:
+                avoided.add(sentence)
+                if len(avoided) - len(taken) == possible:
+                    avoided = set(taken)
     return kept
 
 

@@ -26,6 +26,8 @@ _QUIET = 1e-3
 """Amplitude below which a band counts as silent, so that no codes are spent on kinds of silence."""
 _MOST_VECTORS = 20_000
 """A codebook is learnt from so many chunks, drawn at random: more cost time and change nothing that is heard."""
+_SPREAD = 3
+"""They are drawn from sounds with so many times as many."""
 _WEIGHTS_NAME, _SETTINGS_NAME = FILES = "codec.safetensors", "codec.json"
 
 
@@ -79,7 +81,12 @@ class SpeechCodec:
         settings = settings or CodecSettings()
         frames = _Frames(settings)
         generator = torch.Generator().manual_seed(seed)
-        vectors_NF = torch.cat([frames.chunks(sound) for sound in sounds])
+        parts: list[Tensor] = []
+        for index in torch.randperm(len(sounds), generator=generator).tolist():
+            parts.append(frames.chunks(sounds[index]))
+            if sum(map(len, parts)) >= _SPREAD * _MOST_VECTORS:
+                break
+        vectors_NF = torch.cat(parts)
         if len(vectors_NF) < settings.num_codes:
             raise ValueError(
                 f"the sounds have {len(vectors_NF)} chunks of {settings.chunk} frames, fewer than the "

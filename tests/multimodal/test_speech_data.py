@@ -105,6 +105,9 @@ def test_spoken_texts_have_one_voice_and_new_texts_in_the_test(hummer: None):
     assert made.rate == 22_050
     learnt = {text for text, _ in made.train}
     assert {len(text.split()) for text in learnt} == {1, 2, 3}
+    assert len(learnt) == 60
+    few = [text for text, _ in spoken_texts(words=2, longest=2, train=7, test=1, voice="en-us+m1").train]
+    assert len(set(few[:5])) == len(set(few)) == 5  # two words and four pairs, less the one that is held out
     assert not learnt & {text for text, _ in made.test}
     text, waveform_S = made.test[0]
     expected, _ = Hummer().say(text, voice="en-us+m1", speed_wpm=175)
