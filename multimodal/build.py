@@ -7,6 +7,7 @@ from typing import Any
 
 from core.config import ModelConfig
 from core.errors import UserError
+from core.nn.block import Block, SelfAttention
 from core.nn.lora import apply_lora
 from core.nn.transformer import Transformer
 from core.text.tokenizer import Tokenizer
@@ -58,18 +59,27 @@ def build_language_model(
     """The language model with the adapters and cross-attention that the config asks for.
 
     Args:
-        config: fusion and LoRA.
+        config: fusion, LoRA and dropout.
         shape: of a fresh model, from `language_model_shape`.
         loaded: a pretrained model to take instead.
     """
     if loaded is None:
         bare = dataclasses.replace(shape, cross_attention_every=0) if config.lora_rank else shape
         loaded = Transformer(bare)
+    set_dropout(loaded, config.model.dropout)
     if config.lora_rank:
         apply_lora(loaded, rank=config.lora_rank)
     if shape.cross_attention_every != loaded.config.cross_attention_every:
         loaded.add_cross_attention(shape.cross_attention_every)
     return loaded
+
+
+def set_dropout(model: Transformer, dropout: float) -> None:
+    """Train a model with other dropout than it was made with."""
+    model.config = dataclasses.replace(model.config, dropout=dropout)
+    for module in model.modules():
+        if isinstance(module, Block | SelfAttention):
+            module.dropout = dropout
 
 
 def language_model_shape(config: CaptioningConfig, base: ModelConfig) -> ModelConfig:

@@ -84,7 +84,7 @@ class CaptioningConfig(RunConfig):
     """Let the positions of a prompt, media included, see one another in both directions; `None`: in a fresh language
     model only, because a pretrained one has never seen it."""
     pack: bool = False
-    """Put several examples into one row of up to `model.max_length` positions."""
+    """Put several examples into one row, about eight, for less padding; `model.max_length` is the limit."""
     bucket: bool = False
     """Make batches of examples of about equal length, for less padding."""
     label_smoothing: float = 0.1
@@ -102,7 +102,7 @@ class CaptioningConfig(RunConfig):
     num_samples: int = 24
     """Examples in the report."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=256, num_layers=4, num_heads=4, dropout=0.1))
-    """Shape of a fresh language model; its vocabulary size comes from the tokenizer."""
+    """Shape of a fresh language model; its vocabulary size comes from the tokenizer. Of a pretrained one, the dropout."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

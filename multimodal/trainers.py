@@ -42,6 +42,8 @@ from multimodal.trained import TOKENIZER_NAME
 
 LANGUAGE_MODEL_NAME = "language_model.json"
 EVALUATION_BATCH = 64
+ROW_EXAMPLES = 8
+"""A packed row holds about so many examples: more would save little padding, and attention grows with the square."""
 
 
 class CaptioningTrainer(Trainer):
@@ -214,7 +216,10 @@ class CaptioningTrainer(Trainer):
         fixed = self.runtime.compile and not (config.pack or config.bucket)
         length = max(lengths) if fixed else None
         target_length = max(len(target) for _, target in pairs) if fixed else None
-        pack_to = self.reader.max_length if config.pack else None
+        pack_to = None
+        if config.pack:
+            enough = max(*lengths, ROW_EXAMPLES * sum(lengths) // len(lengths))
+            pack_to = min(enough, self.reader.max_length)
 
         def collate(chosen: list[int]) -> list[CaptionBatch]:
             micros = [chosen[start :: config.optim.accumulate] for start in range(config.optim.accumulate)]
