@@ -39,6 +39,9 @@ bench: $(INSTALLED) ## run the benchmarks behind benchmarks/RESULTS.md (long); T
 	$(BIN)/python benchmarks/generation_speed.py
 	$(BIN)/python benchmarks/generation_speed.py --batch 1
 	$(BIN)/python benchmarks/smollm2_parity.py
+	$(BIN)/python benchmarks/captioner_speed.py
+	$(BIN)/python benchmarks/captioner_memory.py
+	$(BIN)/python benchmarks/caption_metrics.py
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/shakespeare.py "$(TEXT)"
 
 soak: $(INSTALLED) ## run the long tests
