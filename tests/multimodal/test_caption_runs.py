@@ -127,12 +127,14 @@ def test_all_of_a_pretrained_model_is_trained_without_lora(runs: Any, pretrained
 
 def test_the_first_layers_of_a_pretrained_model_are_enough(runs: Any, pretrained: Path, tmp_path: Path) -> None:
     manifest = runs.write_media(tmp_path / "data", ["image"])
-    settings = {"init_from": pretrained, "steps": 3, "max_target_tokens": 40}
+    settings = {"init_from": pretrained, "steps": 3, "max_target_tokens": 40, "model": ModelConfig(dropout=0.2)}
     config = runs.config(manifest, tmp_path / "run", init_layers=1, **settings)
     trainer = CaptioningTrainer(config, quiet=True, report=False)
     trainer.train()
     model = trainer._task.captioner.model
     assert len(model.model.layers) == model.config.num_layers == 1
+    (block,) = model.model.layers
+    assert block.dropout == block.self_attn.dropout == model.config.dropout == 0.2
     expected = [row["text"] for row in trainer.sample(3)]
     prompts = [example.prompt for example in trainer.test_examples]
     assert CaptioningPipeline.load(config.out, device="cpu").answer(prompts) == expected
