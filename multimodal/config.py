@@ -102,7 +102,7 @@ class CaptioningConfig(RunConfig):
     num_samples: int = 24
     """Examples in the report."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=256, num_layers=4, num_heads=4, dropout=0.1))
-    """Shape of a fresh language model; its vocabulary size comes from the tokenizer. Of a pretrained one its dropout."""
+    """Shape of a fresh language model, whose vocabulary is the tokenizer's; dropout of a pretrained one, too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
