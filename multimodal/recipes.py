@@ -94,8 +94,8 @@ def moving_shapes(**changes: Any) -> CaptioningConfig:
     Runtime: 5 minutes on two CPU cores
     Expected: exact match 0.99, CIDEr-D 9.95; with two shapes 0.91 and 9.8
 
-    The nearest training clip's sentence is right for 0.06. Models trained on the first frame only are right for 0.03, on
-    the last for none, on shuffled frames for 0.23.
+    The nearest training clip's sentence is right for 0.06. Models trained on the first frame only are right for 0.03,
+    on the last for none, on shuffled frames for 0.23.
     """
     config = CaptioningConfig(
         out=Path("runs/moving_shapes"),
