@@ -1,4 +1,4 @@
-"""Shards in use: damaged members in a run, loader processes, and training."""
+"""Shards in use: what is tested on, damaged members in a run, loader processes, and training."""
 
 import io
 import json
@@ -45,6 +45,18 @@ def pairs(start: int, stop: int) -> list[tuple[str, bytes | str]]:
     return [
         file for n in range(start, stop) for file in ((f"{n:04}.png", picture(n)), (f"{n:04}.txt", f"picture {n}\n"))
     ]
+
+
+def test_test_shards_are_not_learnt_from(tmp_path: Path) -> None:
+    for number in range(3):
+        write_shard(tmp_path / f"s-{number}.tar", pairs(2 * number, 2 * number + 2))
+    made = examples(shards=f"{tmp_path}/*.tar", test=f"{tmp_path}/../{tmp_path.name}/s-2.tar")
+    assert [example.key for example in made.train] == ["s-0/0000", "s-0/0001", "s-1/0002", "s-1/0003"]
+    assert [example.key for example in made.test] == ["s-2/0004", "s-2/0005"]
+    assert "1 shards are both to learn from and to test on: they are only tested on" in made.notes[1]
+    same = examples(shards=str(tmp_path), test=str(tmp_path))
+    assert (len(same.train), len(same.test)) == (6, 6)
+    assert "all test samples are trained on as well" in same.notes[1]
 
 
 def test_damaged_media_are_skipped_and_counted_by_a_run(tmp_path: Path) -> None:

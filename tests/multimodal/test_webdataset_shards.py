@@ -206,18 +206,6 @@ def test_a_limit_opens_no_further_shards(tmp_path: Path) -> None:
     assert (len(made.train), len(made.test)) == (3, 3)
 
 
-def test_test_shards_are_not_learnt_from(tmp_path: Path) -> None:
-    for number in range(3):
-        write_shard(tmp_path / f"s-{number}.tar", pairs(2 * number, 2 * number + 2))
-    made = examples(shards=f"{tmp_path}/*.tar", test=f"{tmp_path}/../{tmp_path.name}/s-2.tar")
-    assert [example.key for example in made.train] == ["s-0/0000", "s-0/0001", "s-1/0002", "s-1/0003"]
-    assert [example.key for example in made.test] == ["s-2/0004", "s-2/0005"]
-    assert "1 shards are both to learn from and to test on: they are only tested on" in made.notes[1]
-    same = examples(shards=str(tmp_path), test=str(tmp_path))
-    assert (len(same.train), len(same.test)) == (6, 6)
-    assert "all test samples are trained on as well" in same.notes[1]
-
-
 def test_patterns(tmp_path: Path) -> None:
     names = [f"a-{number:03}.tar" for number in (8, 9, 10)]
     for name in names:
