@@ -100,7 +100,7 @@ class GANConfig(RunConfig):
         require(self.eval_samples >= 2, f"eval_samples must be >= 2, got {self.eval_samples}")
         require(self.sample_lines >= 0, f"sample_lines must be >= 0, got {self.sample_lines}")
         require(self.precision != "fp16", "precision fp16 is too narrow for a gradient penalty: use fp32 or bf16")
-        require(self.compile != "on", "compile must be off: torch.compile does not differentiate twice")
+        require(self.compile not in ("on", "whole"), "compile must be off: torch.compile does not differentiate twice")
         require(
             self.time_budget_s is None,
             "time_budget_s does not go with a GAN, whose two phases have steps of different cost: set steps",

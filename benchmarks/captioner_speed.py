@@ -40,10 +40,10 @@ class Cached(Encoder):
 
 
 def ours(
-    features: list[Tensor], captions: list[list[int]], precision: str, threads: int, compiled: bool
+    features: list[Tensor], captions: list[list[int]], precision: str, threads: int, compile: str
 ) -> Callable[[], object]:
     """One step of our captioner, from stored features to updated weights."""
-    config = CaptioningConfig(precision=precision, compile="on" if compiled else "off", threads=threads)  # type: ignore[arg-type]
+    config = CaptioningConfig(precision=precision, compile=compile, threads=threads)  # type: ignore[arg-type]
     runtime = Runtime.from_config(config)
     runtime.apply()
     shape = ModelConfig(vocab_size=VOCAB, width=WIDTH, num_layers=LAYERS, num_heads=HEADS, max_length=64, dropout=0.1)
@@ -115,14 +115,17 @@ def main() -> None:
     variants: dict[str, Callable[[], object]] = {}
     for precision in ("bf16", "fp32"):
         for how, compiled in (("eager", False), ("compiled", True)):
-            variants[f"ours {precision} {how}"] = ours(features, captions, precision, options.threads, compiled)
+            own = "on" if compiled else "off"
+            variants[f"ours {precision} {how}"] = ours(features, captions, precision, options.threads, own)
             variants[f"transformers {precision} {how}"] = peer(features, captions, precision, compiled)
+    variants["ours bf16 whole"] = ours(features, captions, "bf16", options.threads, "whole")
     seconds = alternate(variants, rounds=options.rounds)
     for name, times in seconds.items():
         median = sorted(times)[len(times) // 2]
         print(f"{name:28} {1000 * median:6.0f} ms {BATCH / median:8,.0f} captions/s")
-    pairs = [(f"{precision} {how}",) * 2 for precision in ("bf16", "fp32") for how in ("eager", "compiled")]
-    for own, theirs in [("bf16 compiled", "fp32 eager"), ("bf16 compiled", "bf16 eager"), *pairs]:
+    pairs = [(name, name) for name in ("bf16 eager", "fp32 eager", "fp32 compiled")]
+    peers = ("fp32 eager", "bf16 eager", "bf16 compiled")
+    for own, theirs in [*((own, theirs) for own in ("bf16 whole", "bf16 compiled") for theirs in peers), *pairs]:
         found = ratio(seconds[f"transformers {theirs}"], seconds[f"ours {own}"])
         print(f"ours {own} against transformers {theirs}: {found}")
 

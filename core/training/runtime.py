@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -61,8 +61,8 @@ class Runtime:
     """Where parameters and batches live."""
     dtype: torch.dtype = torch.float32
     """Autocast dtype; float32 means no autocast. Parameters are float32 in any case."""
-    compile: bool = False
-    """Whether trainers compile their models."""
+    compile: bool | Literal["whole"] = False
+    """Whether trainers compile their models: block by block, or as one graph."""
     threads: int = 1
     """CPU threads within an operation."""
     deterministic: bool = False
@@ -90,7 +90,7 @@ class Runtime:
         wanted: dict[str, Any] = {
             "device": None if run.device == "auto" else run.device,
             "precision": None if run.precision == "auto" else run.precision,
-            "compile": None if run.compile == "auto" else run.compile == "on",
+            "compile": {"auto": None, "on": True, "whole": "whole", "off": False}[run.compile],
             "threads": run.threads,
         }
         if stored is not None:
@@ -141,9 +141,9 @@ class Runtime:
     def maybe_compile(self, module: nn.Module, *, shapes_vary: bool = False) -> None:
         """Compile in place when the runtime compiles; the state-dict keys stay as they are.
 
-        The Transformer blocks inside the module are compiled one by one: they share one compiled graph, which takes
-        much less time than the whole model would for some speed (benchmarks/RESULTS.md). A module without blocks is
-        compiled whole.
+        Unless `whole` is asked for, the Transformer blocks inside the module are compiled one by one: they share one
+        compiled graph, which takes much less time than the whole model would, for some speed (benchmarks/RESULTS.md).
+        A module without blocks is compiled whole.
 
         Args:
             module: what is trained.
@@ -154,7 +154,7 @@ class Runtime:
 
         if self.compile:
             blocks: list[nn.Module] = [part for part in module.modules() if isinstance(part, Block)]
-            for part in blocks or [module]:
+            for part in [module] if self.compile == "whole" or not blocks else blocks:
                 part.compile(dynamic=shapes_vary)
 
     def describe(self) -> dict[str, Any]:

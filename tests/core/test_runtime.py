@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.config import OptimConfig, RunConfig
+from core.config import ModelConfig, OptimConfig, RunConfig
+from core.nn.transformer import Transformer
 from core.training.runtime import Runtime
 from core.training.update import Updater
 
@@ -36,6 +37,18 @@ def test_compile_keeps_the_names_of_the_parameters() -> None:
     Runtime(torch.device("cpu"), compile=True).maybe_compile(module)
     assert module._compiled_call_impl is not None
     assert list(module.state_dict()) == names
+
+
+def test_blocks_are_compiled_alone_or_the_whole_model() -> None:
+    for how, expected in ((True, [False, True]), ("whole", [True, False])):
+        model = Transformer(ModelConfig(vocab_size=7, width=8, num_layers=1, num_heads=1))
+        runtime = Runtime.from_config(
+            RunConfig(out=Path("x"), device="cpu", compile="whole" if how == "whole" else "on")
+        )
+        assert runtime.compile == how
+        assert Runtime.from_config(RunConfig(out=Path("x")), runtime.describe()).compile == how
+        runtime.maybe_compile(model)
+        assert [part._compiled_call_impl is not None for part in (model, model.model.layers[0])] == expected
 
 
 def test_description_uses_the_names_of_the_config() -> None:

@@ -258,15 +258,18 @@ def test_bfloat16_autocast_stays_near_float32(make_bench: Any, fusion: Fusion) -
     assert all(p.grad is None or p.grad.isfinite().all() for p in bench.captioner.parameters())
 
 
+@pytest.mark.parametrize("how", [True, "whole"])
 @pytest.mark.parametrize("fusion", ["prefix", "gated_cross_attention"])
-def test_a_compiled_step_is_the_plain_one(make_bench: Any, fusion: Fusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_step_is_the_plain_one(
+    make_bench: Any, fusion: Fusion, how: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled, plain = make_bench(fusion), make_bench(fusion)
     for bench in (compiled, plain):
         bench.captioner.adapters.eval()
     torch._dynamo.reset()
     original = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: original(self, backend="eager", **options))
-    task = CaptioningTask(compiled.captioner, OptimConfig(), dataclasses.replace(RUNTIME, compile=True), 10)
+    task = CaptioningTask(compiled.captioner, OptimConfig(), dataclasses.replace(RUNTIME, compile=how), 10)
     other = make_task(plain)
     losses = []
     for one, bench in ((task, compiled), (other, plain)):
