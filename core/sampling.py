@@ -1,13 +1,17 @@
 """Turning logits into next tokens: masks, penalties, truncation and one draw per row.
 
-Shape suffixes: B = rows, T = tokens so far, V = vocabulary.
+Shape suffixes: B = rows, T = tokens so far, V = vocabulary, P = pieces of the vocabulary, S = tokens of a piece.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_PIECE = 64
+"""Tokens that are summed up together when one is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +92,22 @@ def choice_logits(
 def draw(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """One token per row by inverting the cumulative distribution at `uniform_B` (float64 in [0, 1)).
 
-    One random number a row, instead of one per token of the vocabulary; a token of probability 0 is never drawn.
+    One random number a row, instead of one per token of the vocabulary; a token of probability 0 is never drawn. The
+    distribution is summed up piece by piece, and only within the piece that is hit token by token.
     """
-    cumulative_BV = logits_BV.double().softmax(-1).cumsum(-1)
-    tokens = torch.searchsorted(cumulative_BV, uniform_B[:, None] * cumulative_BV[:, -1:], right=True).squeeze(-1)
-    # Rounding can put the last step just below the total; the most likely token is then a legal answer.
-    return torch.where(tokens < logits_BV.shape[-1], tokens, logits_BV.argmax(-1))
+    weights_BV = logits_BV.softmax(-1, dtype=torch.float32)
+    weights_BPS = F.pad(weights_BV, (0, -weights_BV.shape[-1] % _PIECE)).unflatten(-1, (-1, _PIECE))
+    sums_BP = weights_BPS.sum(-1).double()
+    upto_BP = sums_BP.cumsum(-1)
+    point_B1 = uniform_B[:, None] * upto_BP[:, -1:]
+    piece_B1 = torch.searchsorted(upto_BP, point_B1, right=True)
+    # Rounding can put the point just beyond the end, of all pieces or of its own: the likeliest is then a legal answer.
+    piece_B1 = torch.where(piece_B1 < upto_BP.shape[1], piece_B1, sums_BP.argmax(-1, keepdim=True))
+    hit_BS = weights_BPS.gather(1, piece_B1[..., None].expand(-1, 1, _PIECE)).squeeze(1)
+    rest_B1 = (point_B1 - (upto_BP - sums_BP).gather(1, piece_B1)).clamp(min=0)
+    place_B1 = torch.searchsorted(hit_BS.double().cumsum(-1), rest_B1, right=True)
+    place_B1 = torch.where(place_B1 < _PIECE, place_B1, hit_BS.argmax(-1, keepdim=True))
+    return (piece_B1 * _PIECE + place_B1).squeeze(-1)
 
 
 def uniforms(

@@ -99,6 +99,20 @@ def test_a_token_of_probability_zero_is_never_drawn():
         assert draw(logits, uniform[None].double()).item() in (7, 30)
 
 
+@pytest.mark.parametrize("vocab_size", [64, 65, 1000])
+def test_large_vocabularies_are_inverted_token_by_token(vocab_size: int):
+    generator = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(2000, vocab_size, generator=generator)
+    logits[:, ::3] = float("-inf")
+    uniform = torch.rand(2000, generator=generator, dtype=torch.float64)
+    uniform[:3] = torch.tensor([0.0, 0.5, 1 - 2**-53])
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    expected = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
+    drawn = draw(logits, uniform)
+    assert logits.gather(1, drawn[:, None]).isfinite().all()
+    assert (drawn == expected).float().mean() > 0.999  # single precision at the edges
+
+
 def test_draws_follow_the_distribution():
     probabilities = torch.tensor([0.1, 0.2, 0.3, 0.4])
     uniform = torch.rand(200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
