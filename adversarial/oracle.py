@@ -95,7 +95,7 @@ class Oracle:
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int) -> Tensor:
-        """int64 tokens_NL drawn from the oracle; equal seeds give equal sequences, whatever the `count` of others."""
+        """int64 tokens_NL drawn from the oracle; equal seeds give equal first ones, however many."""
         parts = []
         for start in range(0, count, _AT_ONCE):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + start)

@@ -55,7 +55,7 @@ class CiderReward:
         """The words of a sample up to its first end-of-sequence, which is the last of them where there is one."""
         ids = list(ids)
         if self.eos_id in ids:
-            return [*caption_words(self.decode(ids[: ids.index(self.eos_id)])), END]
+            return _words(self.decode(ids[: ids.index(self.eos_id)]))
         return caption_words(self.decode(ids))
 
 

@@ -82,9 +82,11 @@ class SpeechCodec:
         frames = _Frames(settings)
         generator = torch.Generator().manual_seed(seed)
         parts: list[Tensor] = []
+        wanted = _SPREAD * _MOST_VECTORS
         for index in torch.randperm(len(sounds), generator=generator).tolist():
             parts.append(frames.chunks(sounds[index]))
-            if sum(map(len, parts)) >= _SPREAD * _MOST_VECTORS:
+            wanted -= len(parts[-1])
+            if wanted <= 0:
                 break
         vectors_NF = torch.cat(parts)
         if len(vectors_NF) < settings.num_codes:
