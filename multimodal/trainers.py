@@ -218,7 +218,7 @@ class CaptioningTrainer(Trainer):
         target_length = max(len(target) for _, target in pairs) if fixed else None
         pack_to = None
         if config.pack:
-            enough = max(*lengths, ROW_EXAMPLES * sum(lengths) // len(lengths))
+            enough = max(max(lengths), ROW_EXAMPLES * sum(lengths) // len(lengths))
             pack_to = min(enough, self.reader.max_length)
 
         def collate(chosen: list[int]) -> list[CaptionBatch]:

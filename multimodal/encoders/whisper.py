@@ -114,7 +114,7 @@ class WhisperEncoder(Encoder):
         self.num_features = pool * width
         self.max_steps = math.ceil(len(self.embed_positions.weight) / pool)
         self.frozen = frozen
-        self.name = f"whisper-{fingerprint(self)}-{source}-pool {pool} tail {tail_s:g}-v1"
+        self.name = f"whisper-{fingerprint(self)}-{source}-pool {pool} tail {tail_s:g} {max_seconds:g} s-v1"
         if frozen:
             self.requires_grad_(False).eval()
 

@@ -137,6 +137,10 @@ def test_whisper_from_a_folder_with_its_pool(tmp_path: Path) -> None:
     transformers.WhisperModel(config).save_pretrained(tmp_path / "tiny")
     encoder = build_encoder("audio", config_for("audio", f"whisper:{tmp_path / 'tiny'}", audio_pool=2))
     assert encode(encoder, "audio")[0].shape == (1, 25, 128)
+    short = build_encoder("audio", config_for("audio", f"whisper:{tmp_path / 'tiny'}", audio_pool=2, max_seconds=0.9))
+    assert short.name != encoder.name  # which sounds are too long is kept with the features
+    with pytest.raises(ValueError, match=r"long, more than 0\.9"):
+        short.load(MEDIA["audio"])
     with pytest.raises(UserError, match=r"absent cannot be read"):
         build_encoder("audio", config_for("audio", f"whisper:{tmp_path / 'absent'}"))
 
