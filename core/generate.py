@@ -9,11 +9,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.interfaces import Samples
 from core.nn.transformer import Transformer
-from core.sampling import Sampling, choice_logits, draw, uniforms
+from core.sampling import Sampling, choice_logits, draw, draw_projected, uniforms
 
 TokenMask = Callable[[list[int], list[list[int]]], Tensor]
 """Called before every step with the original indices of the active rows and what each generated so far; returns
@@ -151,20 +151,27 @@ def generate(
         rows = torch.arange(total, device=device)
         stops_E = torch.tensor(stops, dtype=torch.long, device=device)
         seen = _seen(prompts, num_samples, model, hidden_BD) if sampling.repetition_penalty != 1 else None
+        head = _plain_head(model) if sampling.plain and token_mask is None else None
         for step in range(max_new_tokens):
             if token_mask is None or isinstance(token_mask, Tensor):
                 allowed = token_mask
             else:
                 allowed = token_mask(rows.tolist(), tokens_BT[rows, :step].tolist()).to(device)
-            logits_BV = choice_logits(
-                model.logits(hidden_BD), sampling, allowed=allowed, seen_BV=None if seen is None else seen[rows]
-            )
-            if sampling.temperature == 0:
-                chosen = logits_BV.argmax(-1)
+            if head is not None:
+                chosen, logprob_B = draw_projected(
+                    hidden_BD, head, uniforms(generator, rows, device), temperature=sampling.temperature
+                )
             else:
-                chosen = draw(logits_BV, uniforms(generator, rows, device))
+                logits_BV = choice_logits(
+                    model.logits(hidden_BD), sampling, allowed=allowed, seen_BV=None if seen is None else seen[rows]
+                )
+                if sampling.temperature == 0:
+                    chosen = logits_BV.argmax(-1)
+                else:
+                    chosen = draw(logits_BV, uniforms(generator, rows, device))
+                logprob_B = logits_BV.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
             tokens_BT[rows, step], mask_BT[rows, step] = chosen, True
-            logprobs_BT[rows, step] = logits_BV.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
+            logprobs_BT[rows, step] = logprob_B
             if seen is not None:
                 seen[rows, chosen] = True
             if on_token is not None:
@@ -182,6 +189,12 @@ def generate(
         finished_B |= ((tokens_BT[..., None] == stops_E).any(-1) & mask_BT).any(1)
     # Copies, because tensors made in inference mode can't take part in a loss.
     return Samples(tokens_BT.clone(), mask_BT.clone(), logprobs_BT.clone(), finished_B.clone())
+
+
+def _plain_head(model: CausalModel) -> nn.Linear | None:
+    """The model's output projection, where it is a linear layer and nothing else."""
+    head = getattr(model, "lm_head", None)
+    return head if type(head) is nn.Linear else None
 
 
 def _seen(prompts: Sequence[Sequence[int]], num_samples: int, model: CausalModel, hidden_BD: Tensor) -> Tensor:

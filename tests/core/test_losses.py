@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.losses import cross_entropy_sum, kl_divergence, lm_loss, masked_mean, mse, token_logprobs
+from core.losses import (
+    cross_entropy_sum,
+    kl_divergence,
+    linear_cross_entropy,
+    lm_loss,
+    masked_mean,
+    mse,
+    token_logprobs,
+)
 
 # Probabilities 1/2, 1/4, 1/4 and 1/8, 1/8, 3/4.
 LOGITS = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]]).log()
@@ -138,3 +146,46 @@ def test_kl_allows_forbidden_tokens():
     assert kl.item() == pytest.approx(0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
     kl.backward()
     assert torch.isfinite(p.grad).all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_linear_cross_entropy_and_its_gradient_are_those_by_way_of_logits(weighted, bias, monkeypatch):
+    monkeypatch.setattr("core.losses.CACHED", 1)  # pieces of 64 rows, of which the last is short
+    torch.manual_seed(0)
+    hidden = torch.randn(150, 8, requires_grad=True)
+    head = torch.nn.Linear(8, 70, bias=bias)
+    targets = torch.randint(70, (150,))
+    weights = torch.randn(150) if weighted else None
+    total, losses = linear_cross_entropy(hidden, head, targets, weights)
+    (2.5 * total).backward()
+    found = [hidden.grad, *(p.grad for p in head.parameters())]
+    hidden.grad = None
+    head.zero_grad()
+    expected = F.cross_entropy(head(hidden), targets, reduction="none")
+    (2.5 * (expected if weights is None else expected * weights).sum()).backward()
+    torch.testing.assert_close(losses, expected.detach())
+    assert not losses.requires_grad
+    for one, other in zip(found, [hidden.grad, *(p.grad for p in head.parameters())]):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_linear_cross_entropy_under_autocast_is_close_and_keeps_the_weights_dtype():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(20, 16, requires_grad=True), torch.nn.Linear(16, 50)
+    targets = torch.randint(50, (20,))
+    exact, _ = linear_cross_entropy(hidden, head, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, losses = linear_cross_entropy(hidden, head, targets)
+    assert total.item() == pytest.approx(exact.item(), rel=0.01)
+    assert losses.dtype == torch.float32
+    total.backward()
+    assert head.weight.grad.dtype == hidden.grad.dtype == torch.float32
+
+
+def test_linear_cross_entropy_refuses_to_be_differentiated_twice():
+    hidden, head = torch.randn(3, 4, requires_grad=True), torch.nn.Linear(4, 5)
+    total, _ = linear_cross_entropy(hidden, head, torch.tensor([0, 1, 2]))
+    (slope,) = torch.autograd.grad(total, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="require grad"):
+        slope.square().sum().backward()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from core.generate import generate
-from core.sampling import Sampling, choice_logits, draw, uniforms
+from core.losses import token_logprobs
+from core.sampling import Sampling, choice_logits, draw, draw_projected, uniforms
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 GREEDY = Sampling(temperature=0)
@@ -125,3 +126,18 @@ def test_generators_of_active_rows_only_are_advanced():
     states = [generator.get_state() for generator in made]
     uniforms(made, torch.tensor([0, 2]), torch.device("cpu"))
     assert [torch.equal(g.get_state(), state) for g, state in zip(made, states)] == [False, True, False]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_drawing_from_hidden_states_gives_the_tokens_of_drawing_from_logits(temperature, bias):
+    torch.manual_seed(0)
+    hidden, head = torch.randn(300, 8), torch.nn.Linear(8, 130, bias=bias)
+    uniform = torch.rand(300, dtype=torch.float64)
+    with torch.no_grad():
+        tokens, logprobs = draw_projected(hidden, head, uniform, temperature=temperature)
+        logits = head(hidden) / temperature
+    assert (tokens == draw(logits, uniform)).float().mean() > 0.99  # rounding may move a point over a border
+    torch.testing.assert_close(logprobs, token_logprobs(logits, tokens), rtol=1e-4, atol=1e-5)
+    at_the_end = torch.full((300,), 1 - 2**-53, dtype=torch.float64)
+    assert int(draw_projected(hidden, head, at_the_end)[0].max()) < 130  # the padding of the last piece is never drawn
