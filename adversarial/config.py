@@ -7,6 +7,10 @@ from typing import ClassVar, Literal
 
 from core.config import ModelConfig, OptimConfig, RunConfig, require
 
+Loss = Literal["bce", "hinge", "least_squares", "wasserstein", "relativistic", "relativistic_average"]
+Estimator = Literal["straight_through", "gumbel", "rollouts", "dense", "importance"]
+Judge = Literal["ratio", "cnn", "light_cnn", "representations", "attention", "tokens"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GANConfig(RunConfig):
@@ -15,12 +19,24 @@ class GANConfig(RunConfig):
     trainer: ClassVar[str] = "adversarial.trainers:GANTrainer"
 
     text: Path | None = None
-    """Your own text, one sentence a line (JSON lines, CSV and Parquet with a `text` field too). `None`: sentences of a
-    small grammar, for which it can be decided exactly whether a generated sentence is right."""
-    grammar_lines: int = 10_000
-    """Sentences drawn from the grammar to train on, when there is no `text`."""
+    """Your own text, one sentence a line (JSON lines, CSV and Parquet with a `text` field too)."""
+    source: Literal["grammar", "oracle"] = "grammar"
+    """What is learned when there is no `text`. `grammar`: sentences of a small grammar, for which it can be decided
+    exactly whether a sentence is right. `oracle`: sequences of a random LSTM, which can score any sequence exactly."""
+    train_lines: int = 10_000
+    """Sentences drawn to train on, when there is no `text`."""
+    oracle: Path | None = None
+    """File of the oracle's arrays (`.npz`). `None`: an oracle drawn from `oracle_seed`, which everyone can make."""
+    oracle_seed: int = 0
+    """Seed of the oracle when it comes from no file."""
+    oracle_transposed: bool = False
+    """Read the gate matrices of the file the other way round, as some published curves did."""
+    held_out_text: Path | None = None
+    """Lines to score with, from a file of their own instead of a share of `text`."""
     held_out_fraction: float = 0.1
-    """Share of the different lines of `text` that is kept for scores and never trained on; at most 2000 lines."""
+    """Share of the different lines of `text` that is kept for scores and never trained on."""
+    held_out_lines: int = 2000
+    """Most lines for scores; without `text` exactly so many are drawn."""
     max_tokens: int = 24
     """Longest sentence in words, end-of-sequence counted, in training and in generation."""
     max_long_fraction: float = 0.05
@@ -31,34 +47,81 @@ class GANConfig(RunConfig):
     """Most words, special tokens included; rarer ones become the unknown word."""
 
     network: Literal["transformer", "lstm"] = "transformer"
-    """What the generator is, and the body of the discriminator; an LSTM takes width and num_layers from `model`."""
+    """What the generator is, and the body of some discriminators; an LSTM takes width and num_layers from `model`."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
     """Shape of the generator; its vocabulary size comes from the text."""
     mle_fraction: float = 0.4
     """Share of `steps` that is plain MLE; the rest is adversarial. 1 trains a language model, the baseline."""
+    select_every: int = 0
+    """Steps between two looks at the nll of validation lines, half as many as the held-out ones and never scored with.
+    The weights that were best are taken when the MLE phase ends. 0 takes the last."""
     mle: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=3e-3, betas=(0.9, 0.98), warmup_steps=20, weight_decay=0.05)
     )
     """The generator's optimiser in the MLE phase; its schedule spans that phase."""
+    judge: Judge = "ratio"
+    """The discriminator. `ratio`: a copy of the generator that adds up what speaks for each token; `cnn`: SeqGAN's
+    convolutions, `light_cnn` a tenth of them; `representations`: RelGAN's; `attention`: a bidirectional Transformer of
+    the shape of `model`; `tokens`: a logit for every token, as in ScratchGAN."""
+    judge_width: int = 64
+    """Embedding width of the convolutional discriminators."""
+    judge_dropout: float = 0.0
+    """Dropout of the discriminator."""
+    spectral_norm: bool = False
+    """Keep the linear layers of the discriminator at a spectral norm of 1."""
+    loss: Loss = "bce"
+    """What discriminator and generator minimise; see `adversarial/losses.py`."""
+    estimator: Estimator = "straight_through"
+    """How the verdict reaches the generator. `straight_through`: hard samples with the gradient of their softmax;
+    `gumbel`: soft tokens, fed back (RelGAN); `rollouts`: REINFORCE with Monte-Carlo roll-outs (SeqGAN); `dense`:
+    REINFORCE with a reward for every token (ScratchGAN); `importance`: samples weighted by D / (1 - D) (MaliGAN)."""
     discriminator: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.9, 0.99), schedule="constant", weight_decay=0.01)
     )
     """The discriminator's optimiser; its schedule spans the adversarial phase."""
     discriminator_steps: int = 1
-    """Discriminator updates for each generator update."""
+    """Discriminator updates in each round."""
+    generator_steps: int = 1
+    """Generator updates in each round, which is one training step of the adversarial phase."""
+    fakes_per_round: int = 0
+    """Sentences generated for the discriminator's updates of a round; 0: each update has its own."""
+    replay: float = 0.0
+    """Share of sentences of earlier rounds in what the discriminator sees."""
     discriminator_warmup: float = 0.2
     """Share of the adversarial phase in which the discriminator learns alone."""
     temperature: float = 1.0
-    """Of the softmax whose gradient the straight-through samples take. Sampling itself is always at 1."""
+    """`straight_through`: of the softmax whose gradient the samples take. Sampling itself is always at 1."""
+    inverse_temperature: float = 100.0
+    """`gumbel`: the inverse temperature at the end; it grows exponentially from 1."""
+    num_rollouts: int = 16
+    """`rollouts`: sentences drawn to finish each prefix."""
+    reward: Literal["probability", "logit"] = "probability"
+    """`rollouts`: what a finished sentence is worth."""
+    discount: float = 0.23
+    """`dense`: weight of the next token's reward in a token's own."""
+    critic: bool = False
+    """`rollouts`, `dense`: learn the baseline from the generator's states; otherwise it is each position's mean."""
     adversarial_weight: float = 0.1
     """Weight of the non-saturating generator loss. It adds up over tokens while the MLE loss is a mean, so 0.1 is on a
     par with it; 0.3 made the generator overshoot and 1 destroyed its language within 40 steps, on the grammar."""
     feature_weight: float = 1.0
-    """Weight of feature matching."""
+    """Weight of feature matching; `straight_through` and `gumbel` have it."""
+    feature_loss: Literal["mean", "mmd"] = "mean"
+    """What is matched: the mean of the features, or all moments (maximum mean discrepancy)."""
     mle_weight: float = 1.0
     """Weight of the MLE loss in the adversarial phase. It keeps the language from drifting away; 0 is a pure GAN."""
     penalty: float = 0.3
     """gamma of the zero-centred gradient penalty on real sequences (R1)."""
+    fake_penalty: float = 0.0
+    """gamma of the same on generated ones (R2)."""
+    interpolated_penalty: float = 0.0
+    """Weight of WGAN's gradient penalty, between real and generated sequences."""
+    select_generator: bool = False
+    """Choose weights by validation nll in the adversarial phase too, and not only in the MLE phase."""
+    max_nll_rise: float = 3.0
+    """Stop when the validation nll is so many nats above its best. Needs `select_every`."""
+    min_unique: float = 0.2
+    """Stop when a smaller share of the generated sentences differs, ten rounds in a row."""
 
     eval_samples: int = 1000
     """Sentences generated for the scores of each row, and as many real ones as references."""
@@ -76,7 +139,13 @@ class GANConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.grammar_lines >= 1, f"grammar_lines must be >= 1, got {self.grammar_lines}")
+        for name in ("train_lines", "held_out_lines"):
+            require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        require(self.select_every >= 0, f"select_every must be >= 0, got {self.select_every}")
+        require(
+            self.held_out_text is None or self.text is not None,
+            "held_out_text goes with text: give the training lines too",
+        )
         require(
             0 < self.held_out_fraction < 1, f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}"
         )
@@ -85,16 +154,34 @@ class GANConfig(RunConfig):
             self.max_tokens <= self.model.max_length,
             f"model.max_length {self.model.max_length} is too short for max_tokens {self.max_tokens}: raise it",
         )
-        for name in ("min_count", "discriminator_steps"):
+        for name in ("min_count", "discriminator_steps", "generator_steps", "judge_width", "num_rollouts"):
             require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
         require(self.max_vocabulary > 4, f"max_vocabulary must be > 4, got {self.max_vocabulary}")
-        for name in ("mle_fraction", "max_long_fraction", "discriminator_warmup"):
+        require(self.fakes_per_round >= 0, f"fakes_per_round must be >= 0, got {self.fakes_per_round}")
+        require(0 <= self.judge_dropout < 1, f"judge_dropout must be in [0, 1), got {self.judge_dropout}")
+        require(self.inverse_temperature >= 1, f"inverse_temperature must be >= 1, got {self.inverse_temperature}")
+        require(
+            self.estimator != "dense" or self.judge == "tokens",
+            "estimator dense needs a logit for every token: set judge to tokens",
+        )
+        require(
+            self.loss != "relativistic" or self.judge != "tokens",
+            "loss relativistic compares sentences in pairs, and judge tokens has none: use relativistic_average",
+        )
+        require(
+            not self.critic or self.estimator in ("rollouts", "dense"),
+            f"critic is for the estimators rollouts and dense, got {self.estimator}",
+        )
+        for name in ("mle_fraction", "max_long_fraction", "discriminator_warmup", "replay", "discount", "min_unique"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
         require(
             math.isfinite(self.temperature) and self.temperature > 0,
             f"temperature must be finite and > 0, got {self.temperature}",
         )
-        for name in ("adversarial_weight", "feature_weight", "mle_weight", "penalty"):
+        for name in (
+            "adversarial_weight", "feature_weight", "mle_weight", "penalty", "fake_penalty", "interpolated_penalty",
+            "max_nll_rise",
+        ):  # fmt: skip
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
         require(self.eval_samples >= 2, f"eval_samples must be >= 2, got {self.eval_samples}")
@@ -108,8 +195,10 @@ class GANConfig(RunConfig):
         for name in ("optim", "mle", "discriminator"):
             accumulate = getattr(self, name).accumulate
             require(accumulate == 1, f"{name}.accumulate must be 1 for a GAN, got {accumulate}: lower batch_size")
-            # An average over both phases would mix two objectives.
-            require(getattr(self, name).ema_decay == 0, f"{name}.ema_decay must be 0 for a GAN")
+            require(
+                name == "optim" or getattr(self, name).ema_decay == 0,
+                f"{name}.ema_decay must be 0: the average of the adversarial phase's generator is optim.ema_decay",
+            )
 
     @property
     def mle_steps(self) -> int:

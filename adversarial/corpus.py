@@ -1,16 +1,17 @@
-"""The sentences of a run: a user's own text, or a grammar's; some are held out."""
+"""The sentences of a run: a user's own text, a grammar's or an oracle's; some are held out."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from adversarial.config import GANConfig
 from adversarial.grammar import Grammar, english
+from adversarial.oracle import Oracle, OracleTokens
 from core.text.readers import DataError, TextReader
 from core.text.tokenizer import WordTokenizer
-
-MOST_HELD_OUT = 2000
-"""More held-out lines would cost time and hardly narrow the intervals."""
 
 
 @dataclass(frozen=True)
@@ -18,30 +19,49 @@ class Corpus:
     """Sentences to train on and sentences to score with."""
 
     train: list[str]
+    validation: list[str]
+    """To choose weights by; neither trained on nor scored with. Empty where nothing is chosen."""
     held_out: list[str]
-    tokenizer: WordTokenizer
+    tokenizer: WordTokenizer | OracleTokens
     """Trained on `train` alone."""
+    max_tokens: int
+    """Longest sentence, end-of-sequence counted."""
     grammar: Grammar | None = None
     """Decides which sentences are right, where the text is a grammar's."""
+    oracle: Oracle | None = None
+    """Scores any sequence, where the text is its own."""
     notes: list[str] = field(default_factory=list)
     """What was left out, and how the text was divided; for the report."""
 
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Token ids of lines, each with end-of-sequence where there is one."""
+        return self.tokenizer.encode_batch(list(lines), add_eos=self.tokenizer.eos_id is not None)
+
 
 def load_corpus(config: GANConfig) -> Corpus:
-    """Read the text, or draw it from the grammar, and divide it.
+    """Read the text, or draw it from the grammar or the oracle, and divide it.
 
     Raises:
         DataError: a missing or empty file, fewer than two different lines, or too many lines that are too long.
+        OracleFault: the oracle's file holds none.
     """
-    return _from_grammar(config) if config.text is None else _from_file(config, config.text)
+    if config.text is not None:
+        return _from_file(config, config.text)
+    return _from_oracle(config) if config.source == "oracle" else _from_grammar(config)
+
+
+def _validation_lines(config: GANConfig) -> int:
+    return max(1, config.held_out_lines // 2) if config.select_every else 0
 
 
 def _from_grammar(config: GANConfig) -> Corpus:
     grammar = english()
     rng = random.Random(config.seed)
-    train = [grammar.sample(rng) for _ in range(config.grammar_lines)]
-    held_out = [grammar.sample(rng) for _ in range(min(MOST_HELD_OUT, config.eval_samples))]
-    longest = max(len(line.split()) for line in (*train, *held_out))
+    train, held_out, validation = (
+        [grammar.sample(rng) for _ in range(count)]
+        for count in (config.train_lines, config.held_out_lines, _validation_lines(config))
+    )
+    longest = max(len(line.split()) for line in (*train, *held_out, *validation))
     if longest + 1 > config.max_tokens:
         raise DataError(f"the grammar has sentences of {longest} words: raise max_tokens to at least {longest + 1}")
     notes = [
@@ -50,13 +70,34 @@ def _from_grammar(config: GANConfig) -> Corpus:
         "entropy per token"
     ]
     # All words of the grammar, so that a small sample has no unknown ones.
-    return Corpus(train, held_out, WordTokenizer.train([*train, *grammar.words], split="whitespace"), grammar, notes)
+    tokenizer = WordTokenizer.train([*train, *grammar.words], split="whitespace")
+    return Corpus(train, validation, held_out, tokenizer, config.max_tokens, grammar, notes=notes)
+
+
+def _from_oracle(config: GANConfig) -> Corpus:
+    if config.oracle is None:
+        oracle = Oracle.random(config.oracle_seed)
+    else:
+        oracle = Oracle.load(config.oracle, transposed=config.oracle_transposed)
+    tokenizer = OracleTokens(oracle.vocab_size)
+    # Seeds apart from one another, and those of held-out sequences apart from every run's training seed.
+    train, held_out, validation = (
+        _lines(oracle.sample(count, seed=3 * config.seed + part))
+        for part, count in enumerate((config.train_lines, config.held_out_lines, _validation_lines(config)))
+    )
+    notes = [
+        f"oracle: {oracle.name}; {len(train):,} training and {len(held_out):,} held-out sequences, all different "
+        f"draws; no end and no padding, so every score is a mean over {oracle.length} tokens"
+    ]
+    return Corpus(train, validation, held_out, tokenizer, oracle.length, oracle=oracle, notes=notes)
+
+
+def _lines(tokens_NL: Tensor) -> list[str]:
+    return [" ".join(map(str, row)) for row in tokens_NL.tolist()]
 
 
 def _from_file(config: GANConfig, path: Path) -> Corpus:
-    lines = [line for text in TextReader(path) if (line := " ".join(text.split()))]
-    if not lines:
-        raise DataError(f"{path} has no text: give a file with one sentence a line")
+    lines = _read(path)
     if len(set(lines)) < 2:
         raise DataError(
             f"{path} has only one line of its own ({lines[0][:60]!r}): a GAN needs at least 2 different lines"
@@ -76,9 +117,15 @@ def _from_file(config: GANConfig, path: Path) -> Corpus:
     # Whole groups of equal lines are held out, or a score would see the training text.
     different = sorted(set(kept))
     random.Random(config.seed).shuffle(different)
-    count = min(MOST_HELD_OUT, max(1, round(len(different) * config.held_out_fraction)))
-    held_out = different[:count]
-    hidden = set(held_out)
+    if config.held_out_text is None:
+        count = min(config.held_out_lines, max(1, round(len(different) * config.held_out_fraction)))
+        held_out, different = different[:count], different[count:]
+    else:
+        held_out = _read(config.held_out_text)[: config.held_out_lines]
+    validation = different[: min(_validation_lines(config), len(different) // 10)]
+    if config.select_every and not validation:
+        raise DataError(f"{path} has too few lines to choose weights by validation lines: set select_every to 0")
+    hidden = {*held_out, *validation} if config.held_out_text is None else set(validation)
     train = [line for line in kept if line not in hidden]
     tokenizer = WordTokenizer.train(train, min_count=config.min_count, max_size=config.max_vocabulary)
     if tokenizer.vocab_size <= 4:
@@ -90,4 +137,12 @@ def _from_file(config: GANConfig, path: Path) -> Corpus:
         f"{unknown:.1%} of the held-out words are unknown; {len(long):,} lines longer than {config.max_tokens} tokens "
         "left out"
     ]
-    return Corpus(train, held_out, tokenizer, None, notes)
+    return Corpus(train, validation, held_out, tokenizer, config.max_tokens, notes=notes)
+
+
+def _read(path: Path) -> list[str]:
+    """The lines of a file that are not empty, with single spaces."""
+    lines = [line for text in TextReader(path) if (line := " ".join(text.split()))]
+    if not lines:
+        raise DataError(f"{path} has no text: give a file with one sentence a line")
+    return lines

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus
-from adversarial.generator import Generator, Sentences, next_token_logits, sample_sentences
-from core.losses import token_logprobs
+from adversarial.generator import Generator, Sentences, draw_samples, token_losses
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_sums
 from core.metrics.ngrams import distinct_n, unique_fraction
@@ -19,6 +18,7 @@ from core.metrics.ngrams import distinct_n, unique_fraction
 Scores = dict[str, Interval | float]
 Words = Sequence[str]
 BATCH = 256
+AT_ONCE = 1000
 SAMPLING_SEED = 1_000_003
 """All generators of a run are sampled with the same random numbers, apart from those of training."""
 
@@ -29,6 +29,7 @@ class TextEvaluation:
     | score | of | better |
     |---|---|---|
     | valid | generated sentences that the grammar accepts (with a grammar only) | 1 |
+    | nll_oracle | generated sequences under the oracle, nats a token (with an oracle only) | low |
     | nll | held-out text under the model, nats a token, end-of-sequence counted, padding not | low |
     | bleu_2 … bleu_5 | mean sentence BLEU, all held-out lines as references, NLTK's method1 | high |
     | self_bleu_2 … | the same of each sentence against all others | near real text's |
@@ -50,7 +51,6 @@ class TextEvaluation:
         self.device = device
         tokenizer = corpus.tokenizer
         assert tokenizer.bos_id is not None
-        assert tokenizer.eos_id is not None
         self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
         # As many from every source, since variety falls with the number of sentences.
         self.count = max(2, min(config.eval_samples, len(corpus.train)))
@@ -70,16 +70,20 @@ class TextEvaluation:
         nll_N2 = self.likelihoods(model)
         nll = bootstrap_sums(nll_N2.numpy(), lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1])
         scores = self.score_texts(self.generate(model, self.count))
-        first = {"valid": scores.pop("valid")} if "valid" in scores else {}
+        first: Scores = {name: scores.pop(name) for name in ("valid", "nll_oracle") if name in scores}
         return {**first, "nll": nll, **scores}
 
     def generate(self, model: Generator, count: int) -> list[str]:
         """Sentences of a generator, the same ones each time for the same weights."""
         source = torch.Generator(self.device).manual_seed(self.config.seed + SAMPLING_SEED)
-        drawn = sample_sentences(
-            model, count, max_tokens=self.config.max_tokens, bos_id=self.bos_id, eos_id=self.eos_id, generator=source
-        )
-        return [self.corpus.tokenizer.decode(row[keep]) for row, keep in zip(drawn.tokens_BT, drawn.mask_BT)]
+        texts: list[str] = []
+        for start in range(0, count, AT_ONCE):
+            drawn = draw_samples(
+                model, min(AT_ONCE, count - start), max_tokens=self.corpus.max_tokens, bos_id=self.bos_id,
+                eos_id=self.eos_id, generator=source,
+            )  # fmt: skip
+            texts += [self.corpus.tokenizer.decode(row) for row in drawn.lists()]
+        return texts
 
     def score_texts(self, texts: Sequence[str]) -> Scores:
         """Scores of sentences, whoever wrote them."""
@@ -87,6 +91,13 @@ class TextEvaluation:
         scores: Scores = {}
         if self.corpus.grammar is not None:
             scores["valid"] = bootstrap_mean([float(self.corpus.grammar.accepts(text)) for text in texts])
+        oracle = self.corpus.oracle
+        if oracle is not None:
+            tokens_NL = torch.tensor([self.corpus.tokenizer.encode(text) for text in texts])
+            scores["nll_oracle"] = bootstrap_mean(oracle.nll(tokens_NL).tolist())
+            scores["unique"] = unique_fraction(words)
+            scores["distinct_2"] = distinct_n(words, 2)
+            return scores
         quality, variety = mean_sentence_bleu(words, self.references), self_bleu(words)
         for order in (4, 2, 3, 5):  # the usual one first
             scores[f"bleu_{order}"] = bootstrap_mean(quality.per_item_NK[:, order - 1])
@@ -99,15 +110,19 @@ class TextEvaluation:
 
     def likelihoods(self, model: Generator) -> Tensor:
         """likelihoods_N2 of the held-out lines: summed negative log-likelihood in nats, and number of tokens."""
-        rows = encode(self.corpus, self.corpus.held_out)
+        return self.likelihoods_of(model, self.corpus.held_out)
+
+    def likelihoods_of(self, model: Generator, lines: Sequence[str]) -> Tensor:
+        """The same of other lines."""
+        rows = self.corpus.encode(lines)
         found = []
         training = model.training
         model.eval()
         with torch.no_grad():
             for start in range(0, len(rows), BATCH):
                 batch = Sentences.from_lists(rows[start : start + BATCH], self.device)
-                logprobs_BT = token_logprobs(next_token_logits(model, batch, self.bos_id), batch.tokens_BT)
-                sums_B = torch.where(batch.mask_BT, -logprobs_BT, 0.0).sum(1)
+                losses_BT = token_losses(model, batch, self.bos_id)
+                sums_B = torch.where(batch.mask_BT, losses_BT, 0.0).sum(1)
                 found.append(torch.stack([sums_B.double(), batch.mask_BT.sum(1).double()], 1))
         model.train(training)
         return torch.cat(found).cpu()
@@ -128,15 +143,13 @@ class TextEvaluation:
             as_row("shuffled words (floor)", self.score_texts(shuffled)),
         ]
         grammar = self.corpus.grammar
+        if self.corpus.oracle is not None:
+            rows[0]["nll"] = rows[0]["nll_oracle"]
         if grammar is not None:
             rows[0]["nll"] = grammar.entropy / (grammar.mean_length + 1)
-        del rows[0]["new"], rows[1]["new"]  # they were drawn from the training lines
+        for row in rows:
+            row.pop("new", None)  # they were drawn from the training lines
         return rows
-
-
-def encode(corpus: Corpus, lines: Sequence[str]) -> list[list[int]]:
-    """Token ids of lines, each with end-of-sequence."""
-    return corpus.tokenizer.encode_batch(lines, add_eos=True)
 
 
 def as_row(name: str, scores: Mapping[str, Interval | float]) -> dict[str, Any]:

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from adversarial.config import GANConfig
 from core.generate import generate
+from core.interfaces import Samples
+from core.losses import linear_cross_entropy
 from core.nn.lstm import LSTM
 from core.nn.networks import build_network
 from core.nn.transformer import Transformer
+from core.sampling import Sampling
 
 Generator = Transformer | LSTM
 
@@ -35,9 +38,20 @@ class Sentences:
         more = length - self.tokens_BT.shape[1]
         return Sentences(F.pad(self.tokens_BT, (0, more)), F.pad(self.mask_BT, (0, more)))
 
+    def rows(self, chosen: Tensor) -> "Sentences":
+        """The sentences at these indices."""
+        return Sentences(self.tokens_BT[chosen], self.mask_BT[chosen])
+
     def part(self, first: int, last: int) -> "Sentences":
         """Some of the sentences."""
         return Sentences(self.tokens_BT[first:last], self.mask_BT[first:last])
+
+    @classmethod
+    def of(cls, samples: Samples) -> "Sentences":
+        """What a policy drew."""
+        longest = int(samples.mask_BT.sum(1).max())
+        mask_BT = samples.mask_BT[:, :longest]
+        return cls(samples.tokens_BT[:, :longest].masked_fill(~mask_BT, 0), mask_BT)
 
     @classmethod
     def join(cls, *batches: "Sentences") -> "Sentences":
@@ -60,29 +74,52 @@ def build_generator(config: GANConfig, vocab_size: int) -> Generator:
     return build_network(config.network, replace(config.model, vocab_size=vocab_size))
 
 
-def sample_sentences(
+def draw_samples(
     model: Generator,
     count: int,
     *,
     max_tokens: int,
     bos_id: int,
-    eos_id: int,
+    eos_id: int | None,
+    sampling: Sampling | None = None,
     generator: torch.Generator | None = None,
-) -> Sentences:
-    """Draw sentences at temperature 1, without gradient, with the key-value cache."""
-    drawn = generate(
-        model, [[bos_id]], max_new_tokens=max_tokens, num_samples=count, eos_id=eos_id, generator=generator
-    )
-    longest = int(drawn.mask_BT.sum(1).max())
-    mask_BT = drawn.mask_BT[:, :longest]
-    return Sentences(drawn.tokens_BT[:, :longest].masked_fill(~mask_BT, 0), mask_BT)
+) -> Samples:
+    """Draw sentences, without gradient, with the cache; at temperature 1 unless `sampling` says otherwise."""
+    return generate(
+        model, [[bos_id]], max_new_tokens=max_tokens, num_samples=count, eos_id=eos_id, sampling=sampling,
+        generator=generator,
+    )  # fmt: skip
+
+
+def hidden_states(model: Generator, sentences: Sentences, bos_id: int) -> Tensor:
+    """hidden_BTD that predict each token of the sentences from those before it, with gradient: one pass."""
+    begin_B1 = torch.full_like(sentences.tokens_BT[:, :1], bos_id)
+    # Padding follows the sentence, so causal attention keeps it from every position that is read.
+    return model(torch.cat((begin_B1, sentences.tokens_BT[:, :-1]), dim=1))
 
 
 def next_token_logits(model: Generator, sentences: Sentences, bos_id: int) -> Tensor:
-    """logits_BTV of every token of the sentences given those before it, with gradient: one pass."""
-    begin_B1 = torch.full_like(sentences.tokens_BT[:, :1], bos_id)
-    # Padding follows the sentence, so causal attention keeps it from every position that is read.
-    return model.logits(model(torch.cat((begin_B1, sentences.tokens_BT[:, :-1]), dim=1)))
+    """logits_BTV of every token of the sentences given those before it, with gradient."""
+    return model.logits(hidden_states(model, sentences, bos_id))
+
+
+def token_losses(model: Generator, sentences: Sentences, bos_id: int) -> Tensor:
+    """losses_BT, -log p of every token given those before it, without gradient and without holding all logits."""
+    with torch.no_grad():
+        _, losses_N = weighted_nll(model, sentences, None, bos_id)
+    return losses_N.view_as(sentences.tokens_BT)
+
+
+def weighted_nll(
+    model: Generator, sentences: Sentences, weights_BT: Tensor | None, bos_id: int
+) -> tuple[Tensor, Tensor]:
+    """Sum of -weight_bt log p(token_bt), with gradient, and losses_N of every position, without.
+
+    With a mask as weights it is the likelihood loss, with advantages the policy gradient's.
+    """
+    hidden_BTD = hidden_states(model, sentences, bos_id)
+    weights_N = None if weights_BT is None else weights_BT.flatten()
+    return linear_cross_entropy(hidden_BTD.flatten(0, 1), model.lm_head, sentences.tokens_BT.flatten(), weights_N)
 
 
 def straight_through(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float = 1.0) -> Tensor:
@@ -116,3 +153,8 @@ def straight_through(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float =
     hard_BTV = F.one_hot(tokens_BT, logits_BTV.shape[-1]).to(soft_BTV.dtype)
     # Grouped so that the forward value is 0 or 1 to the bit.
     return hard_BTV + (soft_BTV - soft_BTV.detach())
+
+
+def embedding_table(model: Generator) -> Tensor:
+    """The table_VD of token embeddings, with gradient."""
+    return model.embed_tokens.weight if isinstance(model, LSTM) else model.model.embed_tokens.weight

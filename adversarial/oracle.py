@@ -10,7 +10,7 @@ References:
     Caccia et al. 2020, "Language GANs Falling Short", arXiv:1811.02549: its curves are of the transposed one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -145,3 +145,54 @@ def _network(arrays: Mapping[str, Tensor], *, transposed: bool) -> LSTM:
         }
     )
     return network.eval()
+
+
+class OracleTokens:
+    """Sequences of an oracle as texts, `17 4093 5`, behind the surface of a tokenizer. Nothing ends a sequence.
+
+    Args:
+        vocab_size: V.
+    """
+
+    pad_id = eos_id = unk_id = None
+    bos_id = START
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints mean equal ids for every text."""
+        return f"oracle tokens, {self.vocab_size}"
+
+    def encode(self, text: str, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
+        """Ids of a text.
+
+        Raises:
+            ValueError: a word that is no token of the oracle, or an end is asked for.
+        """
+        if add_eos:
+            raise ValueError("sequences of an oracle have no end")
+        ids = [int(word) if word.isdecimal() else -1 for word in text.split()]
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            raise ValueError(f"{text[:60]!r} has words that are no number from 0 to {self.vocab_size - 1}")
+        return [START, *ids] if add_bos else ids
+
+    def encode_batch(self, texts: Sequence[str], *, add_bos: bool = False, add_eos: bool = False) -> list[list[int]]:
+        """Ids of several texts."""
+        return [self.encode(text, add_bos=add_bos, add_eos=add_eos) for text in texts]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of ids."""
+        return " ".join(str(int(number)) for number in ids)
+
+    def split(self, text: str) -> list[str]:
+        """The words of a text."""
+        return text.split()
+
+    def token_to_id(self, token: str) -> int | None:
+        """Id of a word, `None` where it is no token."""
+        return int(token) if token.isdecimal() and int(token) < self.vocab_size else None
+
+    def save(self, folder: Path | str) -> None:
+        """Nothing has to be written: a token's text is its number."""

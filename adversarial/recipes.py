@@ -19,6 +19,7 @@ def gan(**changes: Any) -> GANConfig:
     """
     config = GANConfig(
         out=Path("runs/gan"),
+        held_out_lines=1000,
         threads=1,  # networks this small only lose time when they are split over threads
     )
     return dataclasses.replace(config, **changes)

@@ -1,29 +1,63 @@
-"""The training step of a text GAN: maximum likelihood first, then discriminator against generator.
+"""The training step of a text GAN: maximum likelihood first, then discriminator against generator."""
 
-Shape suffixes: B = sequences, T = positions, V = vocabulary, D = embedding width.
-"""
-
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from adversarial.config import GANConfig
-from adversarial.discriminator import Discriminator
-from adversarial.generator import Generator, Sentences, next_token_logits, sample_sentences, straight_through
-from adversarial.losses import (
-    discriminator_loss,
-    feature_matching,
-    generator_loss,
-    gradient_penalty,
-    twice_differentiable,
-)
-from core.losses import cross_entropy_sum, masked_mean
-from core.text.tokenizer import Tokenizer
+from adversarial.estimators.game import Game
+from adversarial.estimators.reinforce import dense_step, importance_step, mean_baseline, rollout_step
+from adversarial.estimators.relaxed import gumbel_step, straight_through_step
+from adversarial.fakes import FakePool
+from adversarial.generator import Generator, Sentences, draw_samples, weighted_nll
+from adversarial.losses import discriminator_loss, gradient_penalty, interpolated_penalty
+from core.config import OptimConfig
+from core.errors import UserError
+from core.interfaces import Samples
+from core.losses import masked_mean
+from core.policy import ValueHead
 from core.training.runtime import Runtime
 from core.training.update import Updater
+
+ESTIMATORS: Mapping[str, Callable[[Game, Sentences], tuple[Tensor, dict[str, float]]]] = {
+    "straight_through": straight_through_step,
+    "gumbel": gumbel_step,
+    "rollouts": rollout_step,
+    "dense": dense_step,
+    "importance": importance_step,
+}
+"""By name: from the players and real sentences to the generator's loss and what to log."""
+
+
+class Collapsed(UserError, RuntimeError):
+    """The generator has lost its variety or its language; the checkpoint before is kept."""
+
+    exit_code = 1
+
+
+class Text(Protocol):
+    """What the task needs of the text besides its batches."""
+
+    bos_id: int
+    eos_id: int | None
+    max_tokens: int
+    fingerprint: str
+
+    def real(self, count: int) -> Sentences:
+        """Training sentences drawn at random."""
+        ...
+
+    def score(self, model: Generator) -> Mapping[str, float]:
+        """Scores of a generator; `evaluate` gives them."""
+        ...
+
+    def validate(self, model: Generator) -> float:
+        """nll of validation lines, by which weights are chosen."""
+        ...
 
 
 class GanTask:
@@ -33,163 +67,251 @@ class GanTask:
 
     Args:
         model: the generator.
-        discriminator: its body takes over the generator's weights when the adversarial phase begins.
+        judge: the discriminator; see `adversarial.discriminators.build`.
         config: the run.
         runtime: device and precision.
-        tokenizer: names begin and end of a sentence; its fingerprint guards a resume.
-        score: scores of a generator; `evaluate` gives them.
+        text: where sentences come from and how generators are scored.
     """
 
-    def __init__(
-        self,
-        model: Generator,
-        discriminator: Discriminator,
-        config: GANConfig,
-        runtime: Runtime,
-        tokenizer: Tokenizer,
-        score: Callable[[Generator], Mapping[str, float]],
-    ) -> None:
-        if tokenizer.bos_id is None or tokenizer.eos_id is None:
-            raise ValueError("a text GAN needs a tokenizer with begin- and end-of-sequence tokens")
+    def __init__(self, model: Generator, judge: nn.Module, config: GANConfig, runtime: Runtime, text: Text) -> None:
         self.config = config
         self.runtime = runtime
-        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
-        self.fingerprint = tokenizer.fingerprint
-        self.score = score
+        self.text = text
         self.mle_steps = config.mle_steps
         self.adversarial_steps = config.steps - config.mle_steps
         self.warmup_steps = round(self.adversarial_steps * config.discriminator_warmup)
         self.mle = Updater(model, config.mle, runtime, self.mle_steps)
         self.generator = Updater(model, config.optim, runtime, self.adversarial_steps)
-        self.discriminator = Updater(discriminator, config.discriminator, runtime, self.adversarial_steps)
+        self.discriminator = Updater(judge, config.discriminator, runtime, self.adversarial_steps)
+        if config.critic:
+            self.critic = Updater(ValueHead(model.width), _critic_optimizer(config), runtime, self.adversarial_steps)
+        self.fakes = FakePool(config.replay)
         self.step = 0
+        self.chosen_nll = math.inf
+        self.chosen: dict[str, Tensor] | None = None
+        """The weights that were best on validation lines so far in this phase, and their nll."""
         self.mle_start: dict[str, Tensor] | None = None
         """Weights of the generator when the adversarial phase began: the other half of every paired score."""
+        self.poor_rounds = 0
 
     @property
     def model(self) -> Generator:
         """The generator's network."""
         return self.generator.module  # type: ignore[return-value]
 
-    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Sentences:
+    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Samples:
         """Draw sentences from the present generator."""
+        text = self.text
         with self.runtime.autocast():
-            return sample_sentences(
-                self.model, count, max_tokens=self.config.max_tokens, bos_id=self.bos_id, eos_id=self.eos_id,
+            return draw_samples(
+                self.model, count, max_tokens=text.max_tokens, bos_id=text.bos_id, eos_id=text.eos_id,
                 generator=generator,
             )  # fmt: skip
 
     def train_step(self, batch: Sentences) -> Mapping[str, float]:
-        """One MLE step, or one round of `discriminator_steps` discriminator steps and a generator step.
+        """One MLE step, or one round of discriminator steps and then generator steps.
 
         Args:
             batch: `batch_size` real sentences.
+
+        Raises:
+            Collapsed: the generator writes the same few sentences, or has unlearned the text.
         """
         step, self.step = self.step, self.step + 1
         if step < self.mle_steps:
-            self.mle.follow(step, self.mle_steps)
-            report = self.mle.step_micro([batch], self._mle_terms)
-            return {
-                "loss/mle": report.loss,
-                "grad_norm/generator": report.grad_norm,
-                "lr": report.lr,
-                "tokens": float(batch.mask_BT.sum()),
-            }
-        if self.mle_start is None:
+            return self._mle_step(batch, step)
+        if step == self.mle_steps:
             self._begin_adversarial_phase()
         round_ = step - self.mle_steps
-        self.discriminator.follow(round_, self.adversarial_steps)
-        self.generator.follow(round_, self.adversarial_steps)
-        metrics: dict[str, float] = {}
-        for _ in range(self.config.discriminator_steps):
-            fake = self.sample(len(batch))
-            metrics |= self._discriminator_step(batch, fake)
-        words = [tuple(row[keep].tolist()) for row, keep in zip(fake.tokens_BT, fake.mask_BT)]
-        metrics["unique"] = len(set(words)) / len(words)
-        metrics["tokens"] = float(batch.mask_BT.sum() + fake.mask_BT.sum())
+        for updater in (self.discriminator, self.generator, *([self.critic] if self.config.critic else [])):
+            updater.follow(round_, self.adversarial_steps)
+        metrics = self._discriminator_steps(batch)
         if round_ >= self.warmup_steps:
-            metrics |= self._generator_step(batch, fake)
+            for turn in range(self.config.generator_steps):
+                metrics |= self._generator_step(batch if turn == 0 else self.text.real(len(batch)), round_)
+        metrics["tokens"] = float(batch.mask_BT.sum())
+        metrics |= self._choose_weights(self.config.steps)
+        self._require_variety(metrics)
         return metrics
+
+    # Maximum likelihood.
+
+    def _mle_step(self, batch: Sentences, step: int) -> dict[str, float]:
+        self.mle.follow(step, self.mle_steps)
+        report = self.mle.step_micro([batch], self._mle_terms)
+        self.generator.restart_average()
+        return {
+            "loss/mle": report.loss,
+            "grad_norm/generator": report.grad_norm,
+            "lr": report.lr,
+            "tokens": float(batch.mask_BT.sum()),
+            **self._choose_weights(self.mle_steps),
+        }
 
     def _mle_terms(self, batch: Sentences) -> tuple[Tensor, Tensor]:
         with self.runtime.autocast():
-            logits_BTV = next_token_logits(self.model, batch, self.bos_id)
-        return cross_entropy_sum(logits_BTV.flatten(0, 1), batch.tokens_BT.flatten(), batch.mask_BT.flatten())
+            loss_sum, _ = weighted_nll(self.model, batch, batch.mask_BT.float(), self.text.bos_id)
+        return loss_sum, batch.mask_BT.sum()
+
+    def _choose_weights(self, last_step: int) -> dict[str, float]:
+        """Remember the weights if they are the best so far on validation lines; take the best at the last step."""
+        every, last = self.config.select_every, self.step == last_step
+        adversarial = self.step > self.mle_steps
+        if not every or (self.step % every and not last):
+            return {}
+        nll = self.text.validate(self.model)
+        if adversarial and not self.config.select_generator:
+            return {"validation_nll": nll}
+        if self.chosen is None or nll < self.chosen_nll:
+            self.chosen_nll, self.chosen = nll, self._weights()
+        if last:
+            self.model.load_state_dict(self.chosen)
+            self.chosen = None
+            self.generator.restart_average()
+        return {"validation_nll": nll}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    # The game.
 
     def _begin_adversarial_phase(self) -> None:
-        """Remember the MLE start, and give the discriminator a body that knows the language."""
-        self.mle_start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        discriminator: Any = self.discriminator.module
-        discriminator.body.load_state_dict(self.mle_start)
-        discriminator.set_unit()
+        """Remember the MLE start, and give a discriminator that is a language model a body that knows the language."""
+        self.mle_start = self._weights()
+        judge: Any = self.discriminator.module
+        if hasattr(judge, "take_body"):
+            judge.take_body(self.mle_start)
+
+    def _discriminator_steps(self, batch: Sentences) -> dict[str, float]:
+        """`discriminator_steps` updates on the real batch and fresh ones, each against as many generated sentences."""
+        config = self.config
+        size = len(batch)
+        metrics: dict[str, float] = {}
+        counts = config.fakes_per_round or config.discriminator_steps * size
+        self.fakes.renew(lambda count: Sentences.of(self.sample(count)), counts)
+        metrics["unique"] = self.fakes.unique
+        for turn in range(config.discriminator_steps):
+            real = batch if turn == 0 else self.text.real(size)
+            metrics |= self._discriminator_step(real, self.fakes.take(size))
+        return metrics
 
     def _discriminator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
-        judge: Any = self.discriminator.module
-        with self.runtime.autocast():
-            fake_B, _ = judge(judge.embed(fake.tokens_BT), fake.mask_BT)
-            embedded_BTD = judge.embed(real.tokens_BT)
-            with twice_differentiable():
-                real_B, _ = judge(embedded_BTD, real.mask_BT)
-            # In units of the embeddings' scale at the start, or the penalty would depend on how they were made.
-            penalty = gradient_penalty(real_B, embedded_BTD) * judge.unit.square()
-        loss = discriminator_loss(real_B, fake_B)
-        report = self.discriminator.step(loss + self.config.penalty / 2 * penalty)
-        return {
-            "loss/discriminator": float(loss.detach()),
-            "penalty": float(penalty.detach()),
-            "accuracy/real": float((real_B > 0).float().mean()),
-            "accuracy/fake": float((fake_B <= 0).float().mean()),
-            "grad_norm/discriminator": report.grad_norm,
-        }
-
-    def _generator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
         config = self.config
         judge: Any = self.discriminator.module
-        both = Sentences.join(real, fake)
-        with frozen(judge), self.runtime.autocast():
-            # One pass gives the MLE loss on the real half and the straight-through gradient on the generated half.
-            logits_BTV = next_token_logits(self.model, both, self.bos_id)
-            real_BTV, fake_BTV = logits_BTV.split([len(real), len(fake)])
-            padded = fake.padded(both.tokens_BT.shape[1])
-            onehot_BTV = straight_through(fake_BTV, padded.tokens_BT, config.temperature)
-            judged_B, fake_BD = judge(judge.embed(onehot_BTV), padded.mask_BT)
-            with torch.no_grad():
-                _, real_BD = judge(judge.embed(real.tokens_BT), real.mask_BT)
-        adversarial = generator_loss(judged_B)
-        matching = feature_matching(real_BD, fake_BD)
-        joined = real.padded(both.tokens_BT.shape[1])
-        loss_sum, count = cross_entropy_sum(
-            real_BTV.flatten(0, 1), joined.tokens_BT.flatten(), joined.mask_BT.flatten()
-        )
-        likelihood = loss_sum / count
-        report = self.generator.step(
-            config.adversarial_weight * adversarial + config.feature_weight * matching + config.mle_weight * likelihood
-        )
-        logp_BTV = fake_BTV.detach().float().log_softmax(-1)
-        return {
-            "loss/generator": float(adversarial.detach()),
-            "loss/features": float(matching.detach()),
-            "loss/mle": float(likelihood.detach()),
-            "entropy": float(masked_mean(-(logp_BTV.exp() * logp_BTV).sum(-1), padded.mask_BT)),
-            "grad_norm/generator": report.grad_norm,
-            "lr": report.lr,
+        with self.runtime.autocast():
+            real_logits, real_penalty = self._judged(real, config.penalty)
+            fake_logits, fake_penalty = self._judged(fake, config.fake_penalty)
+            penalty = config.penalty / 2 * real_penalty + config.fake_penalty / 2 * fake_penalty
+            if config.interpolated_penalty:
+                penalty = penalty + config.interpolated_penalty * self._between(real, fake)
+        if judge.per_token:
+            real_logits, fake_logits = real_logits[real.mask_BT], fake_logits[fake.mask_BT]
+        loss = discriminator_loss(config.loss, real_logits, fake_logits)
+        report = self.discriminator.step(loss + penalty)
+        metrics = {
+            "loss/discriminator": float(loss.detach()),
+            "accuracy/real": float((real_logits > 0).float().mean()),
+            "accuracy/fake": float((fake_logits <= 0).float().mean()),
+            "grad_norm/discriminator": report.grad_norm,
         }
+        if config.penalty or config.fake_penalty or config.interpolated_penalty:
+            metrics["penalty"] = float(penalty.detach())
+        return metrics
+
+    def _judged(self, sentences: Sentences, gamma: float) -> tuple[Tensor, Tensor]:
+        """Logits and, where it has a weight, their zero-centred gradient penalty."""
+        judge: Any = self.discriminator.module
+        embedded_BTE = judge.embed(sentences.tokens_BT)
+        logits, _ = judge(embedded_BTE, sentences.mask_BT, twice=gamma > 0)
+        if not gamma:
+            return logits, logits.new_zeros(())
+        # In units of the embeddings' scale, or the penalty would depend on how they were made.
+        unit = embedded_BTE.detach().square().mean()
+        return logits, gradient_penalty(self._summed(logits, sentences), embedded_BTE) * unit
+
+    def _between(self, real: Sentences, fake: Sentences) -> Tensor:
+        """WGAN's penalty, between pairs of real and generated sentences."""
+        judge: Any = self.discriminator.module
+        length = max(real.tokens_BT.shape[1], fake.tokens_BT.shape[1])
+        real, fake = real.padded(length), fake.padded(length)
+        mask_BT = real.mask_BT | fake.mask_BT
+        share_B11 = torch.rand(len(real), 1, 1, device=mask_BT.device)
+        with torch.no_grad():
+            ends = [judge.embed(some.tokens_BT) * some.mask_BT.unsqueeze(-1) for some in (real, fake)]
+            points_BTE = torch.lerp(ends[0], ends[1], share_B11)
+        points_BTE.requires_grad_()
+        logits, _ = judge(points_BTE, mask_BT, twice=True)
+        return interpolated_penalty(self._summed(logits, Sentences(real.tokens_BT, mask_BT)), points_BTE)
+
+    def _summed(self, logits: Tensor, sentences: Sentences) -> Tensor:
+        """One number a sentence to differentiate: the mean over representations, the sum over tokens."""
+        if logits.dim() == 1:
+            return logits
+        judge: Any = self.discriminator.module
+        return (logits * sentences.mask_BT).sum(1) if judge.per_token else logits.mean(1)
+
+    def _generator_step(self, real: Sentences, round_: int) -> dict[str, float]:
+        config, text = self.config, self.text
+        game = Game(
+            self.model, self.discriminator.module, self._baseline, config, text.bos_id, text.eos_id, text.max_tokens,
+            self.sample, round_ / max(1, self.adversarial_steps),
+        )  # fmt: skip
+        with frozen(self.discriminator.module), self.runtime.autocast():
+            loss, metrics = ESTIMATORS[config.estimator](game, real)
+            if config.mle_weight:
+                loss_sum, count = self._mle_terms(real)
+                loss = loss + config.mle_weight * loss_sum / count
+                metrics["loss/mle"] = float(loss_sum.detach() / count)
+        report = self.generator.step(loss)
+        return {**metrics, "grad_norm/generator": report.grad_norm, "lr": report.lr}
+
+    def _baseline(self, hidden_BTD: Tensor, rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """What rewards were to be expected: the critic's prediction, which then learns from them, or the mean."""
+        if not self.config.critic:
+            return mean_baseline(rewards_BT, mask_BT)
+        predicted_BT = self.critic.module(hidden_BTD.detach())
+        self.critic.step(masked_mean((rewards_BT - predicted_BT).square(), mask_BT) / 2)
+        return predicted_BT.detach()
+
+    def _require_variety(self, metrics: Mapping[str, float]) -> None:
+        """Stop a run that has collapsed, before a checkpoint of it is written."""
+        config = self.config
+        nll = metrics.get("validation_nll")
+        if nll is not None and nll > self.chosen_nll + config.max_nll_rise:
+            raise Collapsed(
+                f"step {self.step}: the generator has unlearned the text: its validation nll is {nll:.2f}, "
+                f"{self.chosen_nll:.2f} at its best; the last checkpoint is kept; raise mle_weight or lower optim.lr"
+            )
+        self.poor_rounds = self.poor_rounds + 1 if metrics["unique"] < config.min_unique else 0
+        if self.poor_rounds >= 10:
+            raise Collapsed(
+                f"step {self.step}: the generator has collapsed: only {metrics['unique']:.0%} of its sentences differ, "
+                "ten rounds in a row; the last checkpoint is kept; raise mle_weight or penalty, lower optim.lr, or "
+                "set min_unique to 0 to go on regardless"
+            )
+
+    # What the loop asks for.
 
     def evaluate(self) -> Mapping[str, float]:
         """Scores of the present generator."""
         with self.runtime.autocast():
-            return self.score(self.model)
+            return self.text.score(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, phase, the MLE start and the tokenizer's fingerprint."""
-        return {
+        """Networks, optimisers, phase, chosen weights, old fakes and the tokenizer's fingerprint."""
+        state = {
             "mle": self.mle.state_dict(),
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
+            "fakes": self.fakes.state_dict(),
             "step": self.step,
             "mle_start": self.mle_start,
-            "fingerprint": self.fingerprint,
+            "chosen": self.chosen,
+            "chosen_nll": self.chosen_nll,
+            "poor_rounds": self.poor_rounds,
+            "fingerprint": self.text.fingerprint,
         }
+        return {**state, "critic": self.critic.state_dict()} if self.config.critic else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave.
@@ -197,17 +319,25 @@ class GanTask:
         Raises:
             ValueError: the vocabulary is another one, because the text has changed.
         """
-        if state["fingerprint"] != self.fingerprint:
+        if state["fingerprint"] != self.text.fingerprint:
             raise ValueError(
                 "the text has another vocabulary than the one that this run was trained on: restore the text, or start "
                 "in another out"
             )
-        for name in ("mle", "generator", "discriminator"):
+        for name in ("mle", "generator", "discriminator", "fakes", *(["critic"] if self.config.critic else [])):
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
-        device = self.runtime.device
-        start = state["mle_start"]
-        self.mle_start = None if start is None else {name: value.to(device) for name, value in start.items()}
+        self.chosen_nll = state["chosen_nll"]
+        self.poor_rounds = state["poor_rounds"]
+        for name in ("chosen", "mle_start"):
+            weights = state[name]
+            moved = None if weights is None else {k: value.to(self.runtime.device) for k, value in weights.items()}
+            setattr(self, name, moved)
+
+
+def _critic_optimizer(config: GANConfig) -> OptimConfig:
+    """The critic is one linear layer: it may learn fast, and has no schedule of its own."""
+    return OptimConfig(lr=1e-2, schedule="constant", max_grad_norm=config.optim.max_grad_norm)
 
 
 @contextmanager

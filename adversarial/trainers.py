@@ -1,7 +1,6 @@
 """The public trainer of text GANs."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import torch
 
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus, load_corpus
-from adversarial.discriminator import Discriminator
-from adversarial.evaluation import TextEvaluation, as_row, change_in_nll, encode
+from adversarial.discriminators.build import build_discriminator
+from adversarial.evaluation import TextEvaluation, as_row, change_in_nll
 from adversarial.generator import Generator, Sentences, build_generator
 from adversarial.task import GanTask
 from core.errors import RunError
@@ -26,6 +25,42 @@ COLLAPSED = 0.5
 """A generator whose sentences repeat more than this, relative to real text, is called collapsed."""
 
 
+class RunText:
+    """What the task needs of the text of a run: see `adversarial.task.Text`.
+
+    Args:
+        corpus: the sentences.
+        evaluation: scores generators.
+        device: where batches are wanted.
+    """
+
+    def __init__(self, corpus: Corpus, evaluation: TextEvaluation, device: torch.device) -> None:
+        self.bos_id, self.eos_id = evaluation.bos_id, evaluation.eos_id
+        self.max_tokens = corpus.max_tokens
+        self.fingerprint = corpus.tokenizer.fingerprint
+        self.score = evaluation.score
+        self._corpus, self._evaluation, self._device = corpus, evaluation, device
+        self._rows = corpus.encode(corpus.train)
+
+    @property
+    def size(self) -> int:
+        """Number of training sentences."""
+        return len(self._rows)
+
+    def batch(self, chosen: Sequence[int]) -> Sentences:
+        """Training sentences by their numbers."""
+        return Sentences.from_lists([self._rows[index] for index in chosen], self._device)
+
+    def real(self, count: int) -> Sentences:
+        """Training sentences drawn at random."""
+        return self.batch(torch.randint(self.size, (count,)).tolist())
+
+    def validate(self, model: Generator) -> float:
+        """nll of the validation lines."""
+        nll, tokens = self._evaluation.likelihoods_of(model, self._corpus.validation).sum(0).tolist()
+        return nll / tokens
+
+
 class GANTrainer(Trainer):
     """Trains a generator of sentences on a text file, or on a grammar.
 
@@ -36,6 +71,7 @@ class GANTrainer(Trainer):
     config: GANConfig
     corpus: Corpus
     evaluation: TextEvaluation
+    text: RunText
 
     def build(self) -> tuple[GanTask, BatchSource]:
         """Read the text; make generator, discriminator and batches."""
@@ -43,23 +79,13 @@ class GANTrainer(Trainer):
         if config.batch_size // distributed.world() < 2:
             raise ValueError(f"batch_size must be at least 2 a process for a GAN, got {config.batch_size}")
         self.corpus = load_corpus(config)
-        tokenizer = self.corpus.tokenizer
         self.evaluation = TextEvaluation(self.corpus, config, device)
-        model = build_generator(config, tokenizer.vocab_size)
-        assert tokenizer.bos_id is not None
-        judge = Discriminator(self._body(), tokenizer.bos_id)
-        task = GanTask(model, judge, config, self.runtime, tokenizer, self.evaluation.score)
-        rows = encode(self.corpus, self.corpus.train)
-
-        def collate(chosen: list[int]) -> Sentences:
-            return Sentences.from_lists([rows[index] for index in chosen], device)
-
-        return task, ShuffledBatches(len(rows), config.batch_size, config.seed, collate)
-
-    def _body(self) -> Generator:
-        """A fresh network of the generator's shape, without dropout: the judge should not add noise to its slope."""
-        shape = dataclasses.replace(self.config.model, dropout=0.0)
-        return build_generator(dataclasses.replace(self.config, model=shape), self.corpus.tokenizer.vocab_size)
+        self.text = RunText(self.corpus, self.evaluation, device)
+        vocab_size = self.corpus.tokenizer.vocab_size
+        model = build_generator(config, vocab_size)
+        judge = build_discriminator(config, vocab_size, self.corpus.max_tokens, self.text.bos_id)
+        task = GanTask(model, judge, config, self.runtime, self.text)
+        return task, ShuffledBatches(self.text.size, config.batch_size, config.seed, self.text.batch)
 
     def write_samples(self, task: Task, folder: Path, step: int) -> None:
         """Sentences of the present generator; with a grammar, whether each is right."""
@@ -70,8 +96,7 @@ class GANTrainer(Trainer):
     def sample(self, num_samples: int) -> list[dict[str, Any]]:
         """Sentences of the present generator; torch's generator gives the randomness."""
         drawn = self._task.sample(num_samples)
-        texts = [self.corpus.tokenizer.decode(row[keep]) for row, keep in zip(drawn.tokens_BT, drawn.mask_BT)]
-        return self._described(texts)
+        return self._described([self.corpus.tokenizer.decode(row) for row in drawn.lists()])
 
     def _described(self, texts: list[str]) -> list[dict[str, Any]]:
         grammar = self.corpus.grammar
@@ -81,7 +106,7 @@ class GANTrainer(Trainer):
         """The generator before and after adversarial training, scored alike; real and shuffled text to compare with."""
         task, evaluation = self._task, self.evaluation
         with self.runtime.autocast(), torch.random.fork_rng(devices=[]):
-            start = self._body().to(self.runtime.device)
+            start = build_generator(self.config, self.corpus.tokenizer.vocab_size).to(self.runtime.device)
             rows = [as_row("untrained", evaluation.score_model(start))]
             notes = [*self.corpus.notes]
             if task.mle_start is not None:

@@ -120,7 +120,7 @@ def linear_cross_entropy(
     References:
         Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989 (the gradient in the forward pass, piece by piece).
     """
-    return _LinearCrossEntropy.apply(hidden_ND, head.weight, head.bias, targets_N, weights_N)  # type: ignore[no-any-return]
+    return _LinearCrossEntropy.apply(hidden_ND, head.weight, head.bias, targets_N, weights_N)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -173,7 +173,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (losses_N if weights_N is None else losses_N * weights_N).sum(), losses_N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, factor: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         to_hidden_ND, to_weight_VD, to_bias_V = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes

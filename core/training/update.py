@@ -256,6 +256,12 @@ class Updater:
                 self._swap()
 
     @torch.no_grad()
+    def restart_average(self) -> None:
+        """Let the weight average begin at the present weights, when something else than a step has changed them."""
+        for name, average in self._ema.items():
+            average.copy_(self._parameters[name])
+
+    @torch.no_grad()
     def _swap(self) -> None:
         for name, average in self._ema.items():
             kept = self._parameters[name].clone()

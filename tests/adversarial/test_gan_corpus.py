@@ -71,10 +71,10 @@ def test_a_missing_file_and_too_rare_words_are_explained(tmp_path: Path) -> None
 
 
 def test_the_grammar_s_sentences_are_right_and_known() -> None:
-    corpus = load_corpus(GANConfig(grammar_lines=50, eval_samples=20))
+    corpus = load_corpus(GANConfig(train_lines=50, held_out_lines=20))
     assert corpus.grammar is not None
     assert all(map(corpus.grammar.accepts, (*corpus.train, *corpus.held_out)))
     assert corpus.tokenizer.vocab_size == 4 + len(corpus.grammar.words)
     assert (len(corpus.train), len(corpus.held_out)) == (50, 20)
     with pytest.raises(UserError, match="raise max_tokens to at least"):
-        load_corpus(GANConfig(grammar_lines=500, max_tokens=5))
+        load_corpus(GANConfig(train_lines=500, max_tokens=5))

@@ -11,25 +11,25 @@ LN2 = math.log(2)
 
 def test_losses_at_logit_0_are_multiples_of_ln_2() -> None:
     zero = torch.zeros(3)
-    torch.testing.assert_close(generator_loss(zero), torch.tensor(LN2))
-    torch.testing.assert_close(discriminator_loss(zero, torch.zeros(5)), torch.tensor(2 * LN2))
+    torch.testing.assert_close(generator_loss("bce", zero, zero), torch.tensor(LN2))
+    torch.testing.assert_close(discriminator_loss("bce", zero, torch.zeros(5)), torch.tensor(2 * LN2))
 
 
 def test_losses_are_the_cross_entropies_of_their_labels() -> None:
     real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5])
     sigmoid = [1 / (1 + math.exp(-x)) for x in (2.0, -1.0, 0.5)]
     expected = -(math.log(sigmoid[0]) + math.log(sigmoid[1])) / 2 - math.log(1 - sigmoid[2])
-    torch.testing.assert_close(discriminator_loss(real, fake), torch.tensor(expected))
-    torch.testing.assert_close(generator_loss(fake), torch.tensor(-math.log(sigmoid[2])))
+    torch.testing.assert_close(discriminator_loss("bce", real, fake), torch.tensor(expected))
+    torch.testing.assert_close(generator_loss("bce", real, fake), torch.tensor(-math.log(sigmoid[2])))
 
 
 def test_the_generator_loss_does_not_saturate_where_the_discriminator_is_sure() -> None:
     sure = torch.tensor([-20.0], requires_grad=True)
-    generator_loss(sure).backward()
+    generator_loss("bce", sure, sure).backward()
     assert sure.grad is not None
     # d/dx softplus(-x) = -sigmoid(-x), which is -1 here; that of log(1 - sigmoid(x)) would be -2e-9
     torch.testing.assert_close(sure.grad, torch.tensor([-1.0]))
-    assert torch.isfinite(discriminator_loss(torch.tensor([-200.0]), torch.tensor([200.0])))
+    assert torch.isfinite(discriminator_loss("bce", torch.tensor([-200.0]), torch.tensor([200.0])))
 
 
 def test_feature_matching_by_hand() -> None:

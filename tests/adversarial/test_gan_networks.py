@@ -5,16 +5,16 @@ import torch
 from torch import Tensor
 
 from adversarial.config import GANConfig
-from adversarial.discriminator import Discriminator
+from adversarial.discriminators.ratio import RatioDiscriminator
 from adversarial.generator import (
     Generator,
     Sentences,
     build_generator,
+    draw_samples,
     next_token_logits,
-    sample_sentences,
     straight_through,
 )
-from adversarial.losses import gradient_penalty, twice_differentiable
+from adversarial.losses import gradient_penalty
 from core.config import ModelConfig
 from core.generate import generate
 from core.losses import token_logprobs
@@ -36,8 +36,8 @@ def model(request: pytest.FixtureRequest) -> Generator:
 
 
 @pytest.fixture
-def judge(model: Generator) -> Discriminator:
-    judge = Discriminator(model, BOS)
+def judge(model: Generator) -> RatioDiscriminator:
+    judge = RatioDiscriminator(model, BOS)
     with torch.no_grad():
         judge.judge.weight.normal_()
     return judge
@@ -75,7 +75,7 @@ def test_sentences_are_padded_joined_and_cut() -> None:
 
 
 def test_samples_end_at_end_of_sequence_and_nothing_stands_after_it(model: Generator) -> None:
-    drawn = sample_sentences(model, 40, max_tokens=8, bos_id=BOS, eos_id=EOS)
+    drawn = Sentences.of(draw_samples(model, 40, max_tokens=8, bos_id=BOS, eos_id=EOS))
     assert drawn.tokens_BT.shape[1] <= 8
     assert (drawn.tokens_BT[~drawn.mask_BT] == 0).all()
     lengths = drawn.mask_BT.sum(1)
@@ -95,13 +95,13 @@ def test_one_pass_gives_the_probabilities_that_sampling_used(model: Generator) -
 
 
 def test_a_fresh_discriminator_has_no_opinion_and_leaves_its_model_alone(model: Generator) -> None:
-    judge = Discriminator(model, BOS)
+    judge = RatioDiscriminator(model, BOS)
     logits, features = judge(judge.embed(batch().tokens_BT), batch().mask_BT)
     assert torch.equal(logits, torch.zeros(2))
     assert features.shape == (2, 16)
 
 
-def test_one_hot_vectors_are_judged_like_their_tokens_and_features_add_up(judge: Discriminator) -> None:
+def test_one_hot_vectors_are_judged_like_their_tokens_and_features_add_up(judge: RatioDiscriminator) -> None:
     sentences = batch()
     logits, features = judge(judge.embed(sentences.tokens_BT), sentences.mask_BT)
     onehot = torch.nn.functional.one_hot(sentences.tokens_BT, V).float()
@@ -111,11 +111,10 @@ def test_one_hot_vectors_are_judged_like_their_tokens_and_features_add_up(judge:
     assert logits.abs().min() > 0.01
 
 
-def test_padding_changes_no_verdict_and_no_penalty(judge: Discriminator) -> None:
+def test_padding_changes_no_verdict_and_no_penalty(judge: RatioDiscriminator) -> None:
     def all_of(sentences: Sentences) -> tuple[Tensor, Tensor]:
         embedded = judge.embed(sentences.tokens_BT)
-        with twice_differentiable():
-            logits, _ = judge(embedded, sentences.mask_BT)
+        logits, _ = judge(embedded, sentences.mask_BT, twice=True)
         return logits, gradient_penalty(logits, embedded)
 
     logits, penalty = all_of(batch())
@@ -124,7 +123,7 @@ def test_padding_changes_no_verdict_and_no_penalty(judge: Discriminator) -> None
     torch.testing.assert_close(longer_penalty, penalty)
 
 
-def test_the_verdict_is_linear_in_the_last_token(judge: Discriminator) -> None:
+def test_the_verdict_is_linear_in_the_last_token(judge: RatioDiscriminator) -> None:
     # so the slope at the sampled token says exactly what every other last token would have scored
     sentences = Sentences.from_lists([[5, 6, 7]], torch.device("cpu"))
     onehot = torch.nn.functional.one_hot(sentences.tokens_BT, V).float().requires_grad_()
@@ -135,11 +134,10 @@ def test_the_verdict_is_linear_in_the_last_token(judge: Discriminator) -> None:
         torch.testing.assert_close(other[0], logit[0] + slope[0, 2, token] - slope[0, 2, 7], atol=1e-4, rtol=1e-4)
 
 
-def test_the_penalty_reaches_body_head_and_embeddings(judge: Discriminator) -> None:
+def test_the_penalty_reaches_body_head_and_embeddings(judge: RatioDiscriminator) -> None:
     sentences = batch()
     embedded = judge.embed(sentences.tokens_BT)
-    with twice_differentiable():
-        logits, _ = judge(embedded, sentences.mask_BT)
+    logits, _ = judge(embedded, sentences.mask_BT, twice=True)
     gradient_penalty(logits, embedded).backward()
     reached = {name for name, p in judge.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert "judge.weight" in reached

@@ -25,7 +25,8 @@ SMALL = ModelConfig(width=16, num_layers=1, num_heads=1, max_length=32)
 
 def make_config(out: Path, **changes: Any) -> GANConfig:
     settings: dict[str, Any] = {
-        "out": out, "grammar_lines": 200, "eval_samples": 30, "sample_lines": 5, "steps": 14, "mle_fraction": 0.5,
+        "out": out, "train_lines": 200, "held_out_lines": 30, "eval_samples": 30, "sample_lines": 5, "steps": 14,
+        "mle_fraction": 0.5,
         "discriminator_warmup": 0.3, "batch_size": 8, "model": SMALL, "threads": 1, "device": "cpu", "log_every": 1,
     }  # fmt: skip
     return GANConfig(**{**settings, **changes})
@@ -187,7 +188,7 @@ def test_a_collapsed_generator_is_called_so(tmp_path: Path) -> None:
 
 def test_the_recipe_needs_no_data_and_survives_four_steps(tmp_path: Path) -> None:
     config = dataclasses.replace(
-        build_config("adversarial:gan"), out=tmp_path / "run", steps=4, grammar_lines=100, eval_samples=20
+        build_config("adversarial:gan"), out=tmp_path / "run", steps=4, train_lines=100, eval_samples=20
     )
     scores = GANTrainer(config, recipe="adversarial:gan", quiet=True, report=False).train()
     assert 0 <= scores["valid"] <= 1
@@ -227,7 +228,7 @@ def test_a_text_that_cannot_be_used_stops_before_training(content: str, tmp_path
         ({"compile": "on"}, "compile must be off"),
         ({"precision": "fp16"}, "fp16"),
         ({"discriminator": OptimConfig(accumulate=2)}, r"discriminator\.accumulate must be 1"),
-        ({"optim": OptimConfig(ema_decay=0.9)}, r"optim\.ema_decay must be 0"),
+        ({"mle": OptimConfig(ema_decay=0.9)}, r"mle\.ema_decay must be 0"),
         ({"eval_samples": 1}, "eval_samples must be >= 2"),
         ({"held_out_fraction": 0.0}, "held_out_fraction must be between"),
     ],

@@ -8,13 +8,16 @@ import torch
 
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus, load_corpus
-from adversarial.evaluation import TextEvaluation, change_in_nll, encode
+from adversarial.evaluation import TextEvaluation, change_in_nll
 from adversarial.generator import Generator, build_generator
 from core.config import ModelConfig
 from core.metrics.bootstrap import Interval
 
 CONFIG = GANConfig(
-    grammar_lines=300, eval_samples=60, model=ModelConfig(width=16, num_layers=1, num_heads=1, max_length=32)
+    train_lines=300,
+    held_out_lines=60,
+    eval_samples=60,
+    model=ModelConfig(width=16, num_layers=1, num_heads=1, max_length=32),
 )
 
 
@@ -39,13 +42,13 @@ def test_nll_is_the_mean_over_tokens_of_each_sentence_read_alone(
 ) -> None:
     total, tokens = 0.0, 0
     model.eval()
-    for row in encode(corpus, corpus.held_out):
+    for row in corpus.encode(corpus.held_out):
         with torch.no_grad():
             logits = model.logits(model(torch.tensor([[1, *row[:-1]]])))[0]
         total -= float(logits.log_softmax(-1)[range(len(row)), row].sum())
         tokens += len(row)
     assert evaluation.score(model)["nll"] == pytest.approx(total / tokens, rel=1e-5)
-    assert all(row[-1] == 2 for row in encode(corpus, corpus.held_out))
+    assert all(row[-1] == 2 for row in corpus.encode(corpus.held_out))
 
 
 def test_an_untrained_model_is_near_the_uniform_nll(

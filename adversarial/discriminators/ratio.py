@@ -1,16 +1,19 @@
-"""The discriminator: a language model's body that adds up, token by token, what speaks for a real sentence.
+"""A discriminator with a language model's body that adds up, token by token, what speaks for a real sentence.
 
 Shape suffixes: B = sequences, T = positions, D = embedding width, V = vocabulary, C = width of the hidden states.
 """
 
+from collections.abc import Mapping
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
-from adversarial.generator import Generator
-from core.nn.lstm import LSTM
+from adversarial.generator import Generator, embedding_table
+from adversarial.losses import twice_differentiable
 
 
-class Discriminator(nn.Module):
+class RatioDiscriminator(nn.Module):
     """logit = sum over the tokens of <A h_t, e_t> / sqrt(D), with h_t the state that has read the tokens before t.
 
     The best discriminator is the log-ratio log p_real(x) - log p_generated(x), which is such a sum over tokens given
@@ -30,6 +33,8 @@ class Discriminator(nn.Module):
         2019, "Training Language GANs from Scratch", arXiv:1905.09922 (a discriminator that judges token by token).
     """
 
+    per_token = False
+
     def __init__(self, body: Generator, bos_id: int) -> None:
         super().__init__()
         self.body = body
@@ -42,33 +47,26 @@ class Discriminator(nn.Module):
         self.register_buffer("unit", torch.ones(()))
         self.set_unit()
 
+    def take_body(self, weights: Mapping[str, Tensor]) -> None:
+        """Load a language model's weights into the body."""
+        self.body.load_state_dict(dict(weights))
+        self.set_unit()
+
     @torch.no_grad()
     def set_unit(self) -> None:
-        """Measure the root mean square of the embedding table; call it when other weights were loaded into the body."""
+        """Measure the root mean square of the embedding table."""
         self.unit.copy_(embedding_table(self.body).square().mean().sqrt())
 
     def embed(self, tokens: Tensor) -> Tensor:
         """embeddings_BTD of int64 token ids BT, or of (soft) one-hot vectors BTV."""
         return self.body.embed(tokens) if tokens.dim() == 2 else tokens @ embedding_table(self.body)
 
-    def forward(self, embeddings_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge sentences.
-
-        Args:
-            embeddings_BTD: from `embed`.
-            mask_BT: bool; True for every token, end-of-sequence included; padding on the right.
-
-        Returns:
-            (logit_B, features_BD); a logit above 0 means real.
-        """
+    def forward(self, embeddings_BTD: Tensor, mask_BT: Tensor, *, twice: bool = False) -> tuple[Tensor, Tensor]:
+        """(logit_B, features_BD): see `adversarial.discriminators.build`."""
         begin_B1D = embedding_table(self.body)[self.bos_id].expand(len(embeddings_BTD), 1, -1)
-        states_BTC = self.body(embeddings_BTD=torch.cat((begin_B1D, embeddings_BTD[:, :-1]), dim=1))
+        with twice_differentiable() if twice else nullcontext():
+            states_BTC = self.body(embeddings_BTD=torch.cat((begin_B1D, embeddings_BTD[:, :-1]), dim=1))
         scale = self.unit * embeddings_BTD.shape[-1] ** 0.5
         terms_BTD = self.judge(states_BTC) * embeddings_BTD / scale * mask_BT.unsqueeze(-1)
         features_BD = terms_BTD.sum(1)
         return features_BD.sum(1), features_BD
-
-
-def embedding_table(model: Generator) -> Tensor:
-    """The table_VD of token embeddings, with gradient."""
-    return model.embed_tokens.weight if isinstance(model, LSTM) else model.model.embed_tokens.weight

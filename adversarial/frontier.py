@@ -1,0 +1,176 @@
+"""Quality against diversity over temperatures: the curve on which generators are compared, not at one point of it.
+
+With an oracle the two axes are NLL_oracle, of generated sequences under the oracle (quality), and NLL_test, of held-out
+sequences under the generator (diversity: it rises when anything real is forgotten). Both are always of the same
+generator at the same setting; a lower temperature buys the first with the second.
+
+Shape suffixes: N = sequences, L = tokens, V = vocabulary, A = temperatures.
+
+References:
+    Caccia et al. 2020, "Language GANs Falling Short", arXiv:1811.02549.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adversarial.generator import Generator, Sentences, next_token_logits
+from adversarial.oracle import START, Oracle
+from core.generate import generate
+from core.sampling import Sampling
+
+INVERSE_TEMPERATURES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.2, 2.4)
+"""Factors of the logits."""
+EXPONENTS = (0.05, 0.1, 0.15, 0.2, 0.25)
+"""Of the sequence's probability in rejection."""
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Point:
+    """A generator at one setting."""
+
+    setting: str
+    nll_oracle: float
+    nll_test: float
+
+
+@torch.no_grad()
+def temperature_points(
+    model: Generator,
+    oracle: Oracle,
+    held_out_NL: Tensor,
+    *,
+    factors: Sequence[float] = INVERSE_TEMPERATURES,
+    samples: int = 10_000,
+    seed: int = 0,
+) -> list[Point]:
+    """A point for each factor of the logits; all draw with the same random numbers.
+
+    Args:
+        model: the generator.
+        oracle: scores what it generates.
+        held_out_NL: sequences of the oracle that the generator has not seen.
+        factors: of the logits, 1 / temperature.
+        samples: sequences generated for each.
+        seed: of the random numbers.
+    """
+    tests_A = held_out_nll(model, held_out_NL, factors)
+    points = []
+    for factor, test in zip(factors, tests_A.tolist()):
+        drawn_NL, _ = draw_sequences(model, samples, oracle.length, factor=factor, seed=seed)
+        points.append(Point(f"temperature 1/{factor:g}", float(oracle.nll(drawn_NL).mean()), test))
+    return points
+
+
+@torch.no_grad()
+def rejection_points(
+    model: Generator,
+    oracle: Oracle,
+    held_out_NL: Tensor,
+    *,
+    exponents: Sequence[float] = EXPONENTS,
+    samples: int = 10_000,
+    proposals: int = 40_000,
+    seed: int = 0,
+) -> list[Point]:
+    """The same for rejection by the generator's own likelihood, the other way to trade diversity for quality.
+
+    A sequence is kept with probability a(x) = min(1, (p(x) / c)^b), with c the 99.9th percentile of p(x) among the
+    proposals. What is kept has exactly the density p(x) a(x) / Z, with Z the mean of a, so that NLL_test is as exact
+    as for a temperature. Rejection below a threshold would give held-out sequences probability 0.
+
+    Args:
+        model, oracle, held_out_NL, samples, seed: as in `temperature_points`.
+        exponents: b; 0 keeps everything.
+        proposals: sequences generated at temperature 1. An exponent that keeps fewer than `samples` / 10 of them is
+            left out: its Z would be too uncertain.
+    """
+    drawn_NL, own_N = draw_sequences(model, proposals, oracle.length, seed=seed)
+    own_N = own_N.double()
+    ceiling = float(own_N.quantile(0.999))
+    judged_N = oracle.nll(drawn_NL).double()
+    test_N = -sequence_logprobs(model, held_out_NL).double()
+    points = []
+    for exponent in exponents:
+        keep_N = (exponent * (own_N - ceiling)).clamp(max=0).exp()
+        total = float(keep_N.sum())
+        if total < samples / 10:
+            continue
+        # Weighting the proposals by a(x) has the expectation of the sequences that a draw would keep, and less noise.
+        quality = float((keep_N * judged_N).sum() / total)
+        accepted_N = (exponent * (-test_N - ceiling)).clamp(max=0)
+        test = float((test_N - accepted_N).mean() + math.log(total / proposals)) / oracle.length
+        points.append(Point(f"rejection {exponent:g}", quality, test))
+    return points
+
+
+@torch.no_grad()
+def draw_sequences(
+    model: Generator, count: int, length: int, *, factor: float = 1.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Sequences of an oracle's form and their log-probabilities: (tokens_NL, logprob_N in nats, summed over tokens)."""
+    device = next(iter(model.parameters())).device
+    tokens, logprobs = [], []
+    for start in range(0, count, _AT_ONCE):
+        source = torch.Generator(device).manual_seed(seed * 1_000_003 + start)
+        drawn = generate(
+            model, [[START]], max_new_tokens=length, num_samples=min(_AT_ONCE, count - start), generator=source,
+            sampling=Sampling(temperature=1 / factor),
+        )  # fmt: skip
+        tokens.append(drawn.tokens_BT.cpu())
+        logprobs.append(drawn.logprobs_BT.sum(1).cpu())
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+@torch.no_grad()
+def held_out_nll(model: Generator, held_out_NL: Tensor, factors: Sequence[float] = (1.0,)) -> Tensor:
+    """nll_A in nats a token: of the held-out sequences under the generator with its logits times each factor."""
+    sums_A = torch.zeros(len(factors), dtype=torch.float64)
+    for part_NL, logits_NLV in _read(model, held_out_NL):
+        chosen_NL = logits_NLV.gather(-1, part_NL[..., None]).squeeze(-1)
+        for index, factor in enumerate(factors):
+            sums_A[index] += float((torch.logsumexp(logits_NLV * factor, -1) - factor * chosen_NL).sum())
+    return sums_A / held_out_NL.numel()
+
+
+@torch.no_grad()
+def sequence_logprobs(model: Generator, tokens_NL: Tensor) -> Tensor:
+    """logprob_N of sequences under the generator, summed over tokens."""
+    return torch.cat(
+        [
+            (logits_NLV.gather(-1, part_NL[..., None]).squeeze(-1) - torch.logsumexp(logits_NLV, -1)).sum(1).cpu()
+            for part_NL, logits_NLV in _read(model, tokens_NL)
+        ]
+    )
+
+
+def _read(model: Generator, tokens_NL: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    training = model.training
+    model.eval()
+    try:
+        device = next(iter(model.parameters())).device
+        for part_NL in tokens_NL.split(100):
+            part_NL = part_NL.to(device)
+            batch = Sentences(part_NL, torch.ones_like(part_NL, dtype=torch.bool))
+            yield part_NL, next_token_logits(model, batch, START).float()
+    finally:
+        model.train(training)
+
+
+def interpolate(points: Sequence[Point], nll_oracle: Sequence[float]) -> NDArray[np.float64]:
+    """NLL_test of a curve at these NLL_oracle, linear between points; NaN beyond its ends."""
+    order = sorted(points, key=lambda point: point.nll_oracle)
+    return np.interp(nll_oracle, [p.nll_oracle for p in order], [p.nll_test for p in order], left=np.nan, right=np.nan)
+
+
+def best_of(curves: Sequence[Sequence[Point]], nll_oracle: Sequence[float]) -> NDArray[np.float64]:
+    """The lowest NLL_test of several curves at these NLL_oracle; NaN where none reaches."""
+    with np.errstate(all="ignore"):
+        stacked = np.stack([interpolate(curve, nll_oracle) for curve in curves if curve])
+        return np.where(np.isnan(stacked).all(0), np.nan, np.nanmin(np.where(np.isnan(stacked), np.inf, stacked), 0))
