@@ -46,8 +46,9 @@ class GANConfig(RunConfig):
     max_vocabulary: int = 20_000
     """Most words, special tokens included; rarer ones become the unknown word."""
 
-    network: Literal["transformer", "lstm"] = "transformer"
-    """What the generator is, and the body of some discriminators; an LSTM takes width and num_layers from `model`."""
+    network: Literal["transformer", "lstm", "relational"] = "transformer"
+    """What the generator is, and the body of some discriminators; an LSTM takes width and num_layers from `model`,
+    `relational` (RelGAN's relational memory) the embedding width."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
     """Shape of the generator; its vocabulary size comes from the text."""
     mle_fraction: float = 0.4

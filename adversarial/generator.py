@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adversarial.config import GANConfig
+from adversarial.relational import RelationalMemory
 from core.generate import generate
 from core.interfaces import Samples
 from core.losses import linear_cross_entropy
@@ -18,7 +19,7 @@ from core.nn.networks import build_network
 from core.nn.transformer import Transformer
 from core.sampling import Sampling
 
-Generator = Transformer | LSTM
+Generator = Transformer | LSTM | RelationalMemory
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Sentences:
 
 def build_generator(config: GANConfig, vocab_size: int) -> Generator:
     """A fresh generator of the configured shape."""
+    if config.network == "relational":
+        return RelationalMemory(vocab_size, config.model.width)
     return build_network(config.network, replace(config.model, vocab_size=vocab_size))
 
 
@@ -157,4 +160,4 @@ def straight_through(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float =
 
 def embedding_table(model: Generator) -> Tensor:
     """The table_VD of token embeddings, with gradient."""
-    return model.embed_tokens.weight if isinstance(model, LSTM) else model.model.embed_tokens.weight
+    return model.model.embed_tokens.weight if isinstance(model, Transformer) else model.embed_tokens.weight

@@ -128,7 +128,8 @@ def draw_projected(
         (tokens_B, logprobs_B): float32 log-probabilities under the distribution that was drawn from.
     """
     num_rows, vocab_size = len(hidden_BD), head.out_features
-    dtype = compute_dtype(hidden_BD)
+    # Of narrow states a bf16 product saves less time than its conversions cost.
+    dtype = compute_dtype(hidden_BD) if head.in_features >= 256 else torch.float32
     hidden_BD, weight_DV = hidden_BD.to(dtype), head.weight.t().to(dtype)
     # At least 64, or a large projection would be read from memory too often.
     rows = max(64, CACHED // vocab_size) if hidden_BD.device.type == "cpu" else max(1, num_rows)
@@ -136,9 +137,8 @@ def draw_projected(
     tokens, logprobs = [], []
     for start in range(0, num_rows, rows):
         part_RD = hidden_BD[start : start + rows]
-        scores_RV = part_RD @ weight_DV
         logits_RV = weights_RV[: len(part_RD), :vocab_size]
-        torch.add(scores_RV, head.bias, out=logits_RV) if head.bias is not None else logits_RV.copy_(scores_RV)
+        _project(part_RD, weight_DV, head.bias, logits_RV)
         if temperature != 1:
             logits_RV.div_(temperature)
         logits_RV.sub_(logits_RV.amax(-1, keepdim=True)).exp_()
@@ -147,6 +147,17 @@ def draw_projected(
         tokens.append(token_R)
         logprobs.append(logprob_R)
     return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _project(hidden_RD: Tensor, weight_DV: Tensor, bias_V: Tensor | None, logits_RV: Tensor) -> None:
+    """Write float32 logits into `logits_RV`."""
+    with torch.autocast(hidden_RD.device.type, enabled=False):
+        if hidden_RD.dtype != torch.float32 or bias_V is None:
+            logits_RV.copy_(hidden_RD @ weight_DV)
+            if bias_V is not None:
+                logits_RV.add_(bias_V)
+        else:
+            torch.addmm(bias_V, hidden_RD, weight_DV, out=logits_RV)
 
 
 def _invert(weights_BPS: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adversarial.discriminators.maxconvolution import MaxConvolution
+from core.nn.dropout import drop
 
 CLASSIC_FILTERS = (
     (1, 100), (2, 200), (3, 200), (4, 200), (5, 200), (6, 100), (7, 100), (8, 100), (9, 100), (10, 100), (15, 160),
@@ -51,7 +52,7 @@ class ConvolutionalDiscriminator(nn.Module):
         self.convolutions = MaxConvolution(width, filters, length)
         features = self.convolutions.num_features
         self.highway = nn.Linear(features, features)
-        self.drop = nn.Dropout(dropout)
+        self.dropout = dropout
         self.judge = nn.Linear(features, 1)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -64,6 +65,5 @@ class ConvolutionalDiscriminator(nn.Module):
         x_BTE = F.pad(x_BTE, (0, 0, 0, self.length - x_BTE.shape[1]))
         features_BF = torch.relu(self.convolutions(x_BTE, twice=twice))
         through_BF = self.highway(features_BF)
-        gate_BF = torch.sigmoid(through_BF)
-        features_BF = gate_BF * torch.relu(through_BF) + (1 - gate_BF) * features_BF
-        return self.judge(self.drop(features_BF)).squeeze(-1).float(), features_BF.float()
+        features_BF = torch.lerp(features_BF, torch.relu(through_BF), torch.sigmoid(through_BF))
+        return self.judge(drop(features_BF, self.dropout, self.training)).squeeze(-1).float(), features_BF.float()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adversarial.discriminators.maxconvolution import MaxConvolution
+from core.nn.dropout import drop
 
 FILTERS = ((2, 300), (3, 300), (4, 300), (5, 300))
 
@@ -50,7 +51,7 @@ class RepresentationsDiscriminator(nn.Module):
         self.convolutions = MaxConvolution(width // representations, filters, length)
         features = self.convolutions.num_features
         self.highway = nn.Linear(features, features)
-        self.drop = nn.Dropout(dropout)
+        self.dropout = dropout
         self.narrow = nn.Linear(features, 100)
         self.judge = nn.Linear(100, 1)
 
@@ -66,8 +67,7 @@ class RepresentationsDiscriminator(nn.Module):
         x_BTE = x_BTE.unflatten(2, (self.representations, -1)).transpose(1, 2).flatten(0, 1)
         features_BF = torch.relu(self.convolutions(x_BTE, twice=twice))
         through_BF = self.highway(features_BF)
-        gate_BF = torch.sigmoid(through_BF)
-        features_BF = gate_BF * torch.relu(through_BF) + (1 - gate_BF) * features_BF
-        features_BF = self.narrow(self.drop(features_BF))
+        features_BF = torch.lerp(features_BF, torch.relu(through_BF), torch.sigmoid(through_BF))
+        features_BF = self.narrow(drop(features_BF, self.dropout, self.training))
         logit_BR = self.judge(features_BF).view(batch, -1).float()
         return logit_BR, features_BF.view(batch, self.representations, -1).mean(1).float()

@@ -16,6 +16,8 @@ from adversarial.generator import Sentences, hidden_states
 from core.generate import generate
 from core.losses import linear_cross_entropy, masked_mean
 
+_JUDGED = 256
+
 
 def reinforce_loss(game: Game, rewards_BT: Tensor, sentences: Sentences) -> tuple[Tensor, dict[str, float]]:
     """Policy-gradient loss: mean_bt -(R_bt - baseline_bt) log p(token_bt).
@@ -81,8 +83,10 @@ def rollout_rewards(game: Game, sentences: Sentences, num_rollouts: int, reward:
     """
 
     def judged(some: Sentences) -> Tensor:
-        logits, _ = game.score(some)
-        return reward(sentence_logits(logits, some, per_token=game.judge.per_token))
+        # A few hundred at a time stay in the processor's cache.
+        parts = [some.part(start, start + _JUDGED) for start in range(0, len(some), _JUDGED)]
+        logits = [sentence_logits(game.score(part)[0], part, per_token=game.judge.per_token) for part in parts]
+        return reward(torch.cat(logits))
 
     final_B = judged(sentences)
     rewards_BT = final_B[:, None].expand(sentences.tokens_BT.shape).clone()
