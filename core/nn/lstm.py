@@ -44,6 +44,8 @@ class LSTM(nn.Module):
         super().__init__()
         self.vocab_size, self.width = vocab_size, hidden
         self.embed_tokens = nn.Embedding(vocab_size, width)
+        # torch's own, of standard deviation 1, is so large that words seen some forty times are learned far worse.
+        nn.init.normal_(self.embed_tokens.weight, std=0.1)
         between = dropout if num_layers > 1 else 0.0
         self.lstm = nn.LSTM(width, hidden, num_layers, batch_first=True, dropout=between)
         self.drop = nn.Dropout(dropout)
