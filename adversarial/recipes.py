@@ -5,6 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from adversarial.config import GANConfig
+from core.config import ModelConfig
+
+LSTM_32 = ModelConfig(width=32, num_layers=1, num_heads=1, max_length=128, dropout=0.2)
+"""The generator of the classic protocol."""
+LSTM_128 = ModelConfig(width=128, num_layers=1, num_heads=2, max_length=128, dropout=0.6)
 
 
 def gan(**changes: Any) -> GANConfig:

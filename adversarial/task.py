@@ -293,9 +293,8 @@ class GanTask:
     # What the loop asks for.
 
     def evaluate(self) -> Mapping[str, float]:
-        """Scores of the present generator."""
-        with self.runtime.autocast():
-            return self.text.score(self.model)
+        """Scores of the present generator, computed in the precision of its weights."""
+        return self.text.score(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, phase, chosen weights, old fakes and the tokenizer's fingerprint."""

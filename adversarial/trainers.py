@@ -105,7 +105,7 @@ class GANTrainer(Trainer):
     def report_sections(self) -> Mapping[str, Any]:
         """The generator before and after adversarial training, scored alike; real and shuffled text to compare with."""
         task, evaluation = self._task, self.evaluation
-        with self.runtime.autocast(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             start = build_generator(self.config, self.corpus.tokenizer.vocab_size).to(self.runtime.device)
             rows = [as_row("untrained", evaluation.score_model(start))]
             notes = [*self.corpus.notes]

