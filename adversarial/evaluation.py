@@ -14,6 +14,7 @@ from adversarial.generator import Generator, Sentences, draw_samples, token_loss
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_sums
 from core.metrics.ngrams import distinct_n, unique_fraction
+from core.sampling import Sampling
 
 Scores = dict[str, Interval | float]
 Words = Sequence[str]
@@ -73,14 +74,14 @@ class TextEvaluation:
         first: Scores = {name: scores.pop(name) for name in ("valid", "nll_oracle") if name in scores}
         return {**first, "nll": nll, **scores}
 
-    def generate(self, model: Generator, count: int) -> list[str]:
-        """Sentences of a generator, the same ones each time for the same weights."""
+    def generate(self, model: Generator, count: int, sampling: Sampling | None = None) -> list[str]:
+        """Sentences of a generator, the same ones each time for the same weights; at temperature 1 unless said."""
         source = torch.Generator(self.device).manual_seed(self.config.seed + SAMPLING_SEED)
         texts: list[str] = []
         for start in range(0, count, AT_ONCE):
             drawn = draw_samples(
                 model, min(AT_ONCE, count - start), max_tokens=self.corpus.max_tokens, bos_id=self.bos_id,
-                eos_id=self.eos_id, generator=source,
+                eos_id=self.eos_id, sampling=sampling, generator=source,
             )  # fmt: skip
             texts += [self.corpus.tokenizer.decode(row) for row in drawn.lists()]
         return texts

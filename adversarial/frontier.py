@@ -1,8 +1,9 @@
 """Quality against diversity over temperatures: the curve on which generators are compared, not at one point of it.
 
-With an oracle the two axes are NLL_oracle, of generated sequences under the oracle (quality), and NLL_test, of held-out
+With an oracle the axes are NLL_oracle, of generated sequences under the oracle (quality), and NLL_test, of held-out
 sequences under the generator (diversity: it rises when anything real is forgotten). Both are always of the same
-generator at the same setting; a lower temperature buys the first with the second.
+generator at the same setting; a lower temperature buys the first with the second. Without an oracle they are
+self-BLEU-5 of the generated sentences and their BLEU-5 against all held-out ones.
 
 Shape suffixes: N = sequences, L = tokens, V = vocabulary, A = temperatures.
 
@@ -11,8 +12,9 @@ References:
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,10 @@ from torch import Tensor
 from adversarial.generator import Generator, Sentences, next_token_logits
 from adversarial.oracle import START, Oracle
 from core.generate import generate
+from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.sampling import Sampling
 
-INVERSE_TEMPERATURES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.2, 2.4)
+INVERSE_TEMPERATURES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.4)
 """Factors of the logits."""
 EXPONENTS = (0.05, 0.1, 0.15, 0.2, 0.25)
 """Of the sequence's probability in rejection."""
@@ -36,8 +39,23 @@ class Point:
     """A generator at one setting."""
 
     setting: str
-    nll_oracle: float
-    nll_test: float
+    x: float
+    """NLL_oracle, or self-BLEU-5."""
+    y: float
+    """NLL_test, or BLEU-5."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Curves of several generators over the same axes, and all that fixes the numbers."""
+
+    axes: tuple[str, str]
+    curves: Mapping[str, Sequence[Point]]
+    signature: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 @torch.no_grad()
@@ -65,6 +83,27 @@ def temperature_points(
     for factor, test in zip(factors, tests_A.tolist()):
         drawn_NL, _ = draw_sequences(model, samples, oracle.length, factor=factor, seed=seed)
         points.append(Point(f"temperature 1/{factor:g}", float(oracle.nll(drawn_NL).mean()), test))
+    return points
+
+
+def text_points(
+    generate: Callable[[float], Sequence[Sequence[str]]],
+    references: ReferenceIndex,
+    *,
+    factors: Sequence[float] = INVERSE_TEMPERATURES,
+) -> list[Point]:
+    """A point for each factor of the logits, where no oracle is: self-BLEU-5 against BLEU-5.
+
+    Args:
+        generate: from a factor to the words of generated sentences.
+        references: the held-out sentences.
+        factors: of the logits, 1 / temperature.
+    """
+    points = []
+    for factor in factors:
+        sentences = generate(factor)
+        quality, sameness = mean_sentence_bleu(sentences, references)[5], self_bleu(sentences)[5]
+        points.append(Point(f"temperature 1/{factor:g}", sameness, quality))
     return points
 
 
@@ -163,14 +202,14 @@ def _read(model: Generator, tokens_NL: Tensor) -> Iterator[tuple[Tensor, Tensor]
         model.train(training)
 
 
-def interpolate(points: Sequence[Point], nll_oracle: Sequence[float]) -> NDArray[np.float64]:
-    """NLL_test of a curve at these NLL_oracle, linear between points; NaN beyond its ends."""
-    order = sorted(points, key=lambda point: point.nll_oracle)
-    return np.interp(nll_oracle, [p.nll_oracle for p in order], [p.nll_test for p in order], left=np.nan, right=np.nan)
+def interpolate(points: Sequence[Point], at: Sequence[float]) -> NDArray[np.float64]:
+    """y of a curve at these x, linear between points; NaN beyond its ends."""
+    order = sorted(points, key=lambda point: point.x)
+    return np.interp(at, [p.x for p in order], [p.y for p in order], left=np.nan, right=np.nan)
 
 
-def best_of(curves: Sequence[Sequence[Point]], nll_oracle: Sequence[float]) -> NDArray[np.float64]:
-    """The lowest NLL_test of several curves at these NLL_oracle; NaN where none reaches."""
-    with np.errstate(all="ignore"):
-        stacked = np.stack([interpolate(curve, nll_oracle) for curve in curves if curve])
-        return np.where(np.isnan(stacked).all(0), np.nan, np.nanmin(np.where(np.isnan(stacked), np.inf, stacked), 0))
+def lowest(curves: Sequence[Sequence[Point]], at: Sequence[float]) -> NDArray[np.float64]:
+    """The lowest y of several curves at these x, the better of temperature and rejection; NaN where none reaches."""
+    stacked = np.stack([interpolate(curve, at) for curve in curves if curve])
+    least = np.where(np.isnan(stacked), np.inf, stacked).min(0)
+    return np.where(np.isinf(least), np.nan, least)

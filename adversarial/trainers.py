@@ -1,6 +1,6 @@
 """The public trainer of text GANs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,14 @@ import torch
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus, load_corpus
 from adversarial.discriminators.build import build_discriminator
-from adversarial.evaluation import TextEvaluation, as_row, change_in_nll
+from adversarial.evaluation import SAMPLING_SEED, TextEvaluation, as_row, change_in_nll
+from adversarial.frontier import Frontier, rejection_points, temperature_points, text_points
 from adversarial.generator import Generator, Sentences, build_generator
 from adversarial.task import GanTask
 from core.errors import RunError
 from core.interfaces import BatchSource, Task
 from core.nn.transformer import Transformer
+from core.sampling import Sampling
 from core.text.tokenizer import Tokenizer
 from core.training import distributed
 from core.training.batches import ShuffledBatches
@@ -131,6 +133,44 @@ class GANTrainer(Trainer):
             "held-out lines; intervals are 95 % over sentences; BLEU with NLTK's method1"
         )
         return {"rows": rows, "notes": notes}
+
+    def frontier(self, *, samples: int | None = None) -> Frontier:
+        """The curves over temperatures of the generator and of its MLE start; see `adversarial.frontier`.
+
+        Args:
+            samples: generated for each point; by default as many as the run's scores take.
+        """
+        corpus, evaluation, task = self.corpus, self.evaluation, self._task
+        samples = samples or evaluation.count
+        models = {"model": task.model}
+        if task.mle_start is not None:
+            start = build_generator(self.config, corpus.tokenizer.vocab_size).to(self.runtime.device)
+            start.load_state_dict(task.mle_start)
+            models["MLE start"] = start
+        curves = {}
+        for name, model in models.items():
+            if corpus.oracle is None:
+                curves[name] = text_points(self._words_at(model, samples), evaluation.references)
+                continue
+            held_out_NL = torch.tensor(corpus.encode(corpus.held_out))
+            seed = self.config.seed + SAMPLING_SEED
+            curves[name] = temperature_points(model, corpus.oracle, held_out_NL, samples=samples, seed=seed)
+            rejected = rejection_points(model, corpus.oracle, held_out_NL, samples=samples, seed=seed)
+            curves[f"{name}, rejection"] = rejected
+        if corpus.oracle is None:
+            source = f"{len(corpus.held_out)} references|BLEU-5 method1"
+        else:
+            source = f"oracle:{corpus.oracle.name}|held-out:{len(corpus.held_out)}|nats a token"
+        axes = ("self_bleu_5", "bleu_5") if corpus.oracle is None else ("nll_oracle", "nll_test")
+        signature = f"{source}|samples:{samples} a point|one setting for both axes|seed:{self.config.seed}"
+        return Frontier(axes, curves, signature)
+
+    def _words_at(self, model: Generator, count: int) -> Callable[[float], list[list[str]]]:
+        def words(factor: float) -> list[list[str]]:
+            texts = self.evaluation.generate(model, count, Sampling(temperature=1 / factor))
+            return [self.corpus.tokenizer.split(text) for text in texts]
+
+        return words
 
     def export_parts(self) -> tuple[Any, Tokenizer]:
         """The generator and its tokenizer, for `trillium export`."""
