@@ -118,7 +118,7 @@ class GANConfig(RunConfig):
     interpolated_penalty: float = 0.0
     """Weight of WGAN's gradient penalty, between real and generated sequences."""
     select_generator: bool = False
-    """Choose weights by validation nll in the adversarial phase too, and not only in the MLE phase."""
+    """Choose weights by validation nll in the adversarial phase too; those of the MLE start are a candidate."""
     max_nll_rise: float = 3.0
     """Stop when the validation nll is so many nats above its best. Needs `select_every`."""
     min_unique: float = 0.2

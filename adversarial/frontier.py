@@ -115,7 +115,7 @@ def rejection_points(
     *,
     exponents: Sequence[float] = EXPONENTS,
     samples: int = 10_000,
-    proposals: int = 40_000,
+    proposals: int | None = None,
     seed: int = 0,
 ) -> list[Point]:
     """The same for rejection by the generator's own likelihood, the other way to trade diversity for quality.
@@ -127,9 +127,10 @@ def rejection_points(
     Args:
         model, oracle, held_out_NL, samples, seed: as in `temperature_points`.
         exponents: b; 0 keeps everything.
-        proposals: sequences generated at temperature 1. An exponent that keeps fewer than `samples` / 10 of them is
-            left out: its Z would be too uncertain.
+        proposals: sequences generated at temperature 1, by default 4 * `samples`. An exponent that keeps fewer than
+            `samples` / 10 of them is left out: its Z would be too uncertain.
     """
+    proposals = proposals or 4 * samples
     drawn_NL, own_N = draw_sequences(model, proposals, oracle.length, seed=seed)
     own_N = own_N.double()
     ceiling = float(own_N.quantile(0.999))

@@ -59,6 +59,10 @@ class Text(Protocol):
         """nll of validation lines, by which weights are chosen."""
         ...
 
+    def unseen(self) -> Sentences:
+        """Some validation lines: real sentences that neither player has learned from."""
+        ...
+
 
 class GanTask:
     """A generator trained by MLE and then against a discriminator.
@@ -160,15 +164,28 @@ class GanTask:
         if not every or (self.step % every and not last):
             return {}
         nll = self.text.validate(self.model)
-        if adversarial and not self.config.select_generator:
-            return {"validation_nll": nll}
-        if self.chosen is None or nll < self.chosen_nll:
+        metrics = {"validation_nll": nll}
+        if adversarial:
+            metrics["accuracy/unseen"] = self._accuracy(self.text.unseen())
+            if not self.config.select_generator:
+                return metrics
+        if nll < self.chosen_nll:
             self.chosen_nll, self.chosen = nll, self._weights()
         if last:
+            assert self.chosen is not None
             self.model.load_state_dict(self.chosen)
             self.chosen = None
             self.generator.restart_average()
-        return {"validation_nll": nll}
+        return metrics
+
+    @torch.no_grad()
+    def _accuracy(self, real: Sentences) -> float:
+        """Share of real sentences, or of their tokens, that the discriminator takes for real."""
+        judge: Any = self.discriminator.module
+        judge.eval()
+        logits, _ = judge(judge.embed(real.tokens_BT), real.mask_BT)
+        judge.train()
+        return float(((logits[real.mask_BT] if judge.per_token else logits) > 0).float().mean())
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -178,6 +195,8 @@ class GanTask:
     def _begin_adversarial_phase(self) -> None:
         """Remember the MLE start, and give a discriminator that is a language model a body that knows the language."""
         self.mle_start = self._weights()
+        if self.config.select_generator:
+            self.chosen = self.mle_start
         judge: Any = self.discriminator.module
         if hasattr(judge, "take_body"):
             judge.take_body(self.mle_start)

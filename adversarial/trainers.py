@@ -23,6 +23,8 @@ from core.training.batches import ShuffledBatches
 from core.training.log import write_samples
 from core.training.trainer import Trainer
 
+UNSEEN = 500
+"""Validation lines that the discriminator's accuracy is measured on."""
 COLLAPSED = 0.5
 """A generator whose sentences repeat more than this, relative to real text, is called collapsed."""
 
@@ -61,6 +63,10 @@ class RunText:
         """nll of the validation lines."""
         nll, tokens = self._evaluation.likelihoods_of(model, self._corpus.validation).sum(0).tolist()
         return nll / tokens
+
+    def unseen(self) -> Sentences:
+        """Some validation lines."""
+        return Sentences.from_lists(self._corpus.encode(self._corpus.validation[:UNSEEN]), self._device)
 
 
 class GANTrainer(Trainer):

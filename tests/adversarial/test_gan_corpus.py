@@ -1,11 +1,13 @@
 """Reading and dividing a user's text; what is wrong with it is said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adversarial.config import GANConfig
 from adversarial.corpus import load_corpus
+from adversarial.oracle import OracleTokens
 from core.errors import UserError
 
 
@@ -78,3 +80,50 @@ def test_the_grammar_s_sentences_are_right_and_known() -> None:
     assert (len(corpus.train), len(corpus.held_out)) == (50, 20)
     with pytest.raises(UserError, match="raise max_tokens to at least"):
         load_corpus(GANConfig(train_lines=500, max_tokens=5))
+
+
+def test_sequences_of_an_oracle_are_texts_of_numbers_apart_from_one_another() -> None:
+    config = GANConfig(source="oracle", train_lines=30, held_out_lines=20, select_every=1)
+    corpus = load_corpus(config)
+    assert corpus.oracle is not None
+    assert corpus.max_tokens == corpus.oracle.length == 20
+    assert (len(corpus.train), len(corpus.validation), len(corpus.held_out)) == (30, 10, 20)
+    assert not set(corpus.train) & set(corpus.held_out) | set(corpus.train) & set(corpus.validation)
+    (row,) = corpus.encode(corpus.train[:1])
+    assert len(row) == 20  # nothing ends a sequence
+    assert corpus.tokenizer.decode(row) == corpus.train[0]
+    assert corpus.tokenizer.encode(corpus.train[0], add_bos=True) == [0, *row]
+    assert load_corpus(config).train == corpus.train
+    other = load_corpus(replace(config, seed=1))
+    assert other.train != corpus.train
+    assert other.oracle is not None
+    assert other.oracle.name == corpus.oracle.name  # another draw from the same oracle
+    assert load_corpus(replace(config, oracle_seed=1)).train != corpus.train
+
+
+@pytest.mark.parametrize("text", ["3 x 4", "3 5000", "-1", "3.5"])
+def test_words_that_an_oracle_does_not_have_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no number from 0 to 4999"):
+        OracleTokens(5000).encode(text)
+    with pytest.raises(ValueError, match="no end"):
+        OracleTokens(5000).encode("3", add_eos=True)
+
+
+def test_validation_lines_are_neither_trained_on_nor_scored_with(tmp_path: Path) -> None:
+    path = written(tmp_path, "\n".join(f"number {n} of the list" for n in range(60)))
+    corpus = load_corpus(GANConfig(text=path, select_every=5))
+    assert (len(corpus.train), len(corpus.validation), len(corpus.held_out)) == (49, 5, 6)
+    assert len({*corpus.train, *corpus.validation, *corpus.held_out}) == 60
+    assert not load_corpus(GANConfig(text=path)).validation
+    with pytest.raises(UserError, match="too few lines to choose weights"):
+        load_corpus(GANConfig(text=written(tmp_path, "a b\nc d\ne f"), select_every=5))
+
+
+def test_scores_can_be_taken_on_a_file_of_their_own(tmp_path: Path) -> None:
+    path, held_out = written(tmp_path, "a b\nb c\nc d\nb c"), tmp_path / "test.txt"
+    held_out.write_text("a  b\nx y\n", "utf-8")
+    corpus = load_corpus(GANConfig(text=path, held_out_text=held_out))
+    assert corpus.held_out == ["a b", "x y"]
+    assert corpus.train == ["a b", "b c", "c d", "b c"]  # every line is trained on, as published splits are
+    with pytest.raises(ValueError, match="held_out_text goes with text"):
+        GANConfig(held_out_text=held_out)
