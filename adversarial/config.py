@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from core.config import ModelConfig, OptimConfig, RunConfig, require
 
 Loss = Literal["bce", "hinge", "least_squares", "wasserstein", "relativistic", "relativistic_average"]
-Estimator = Literal["straight_through", "gumbel", "rollouts", "dense", "importance"]
-Judge = Literal["ratio", "cnn", "light_cnn", "representations", "attention", "tokens"]
+Estimator = Literal["straight_through", "gumbel", "rollouts", "dense", "importance", "cooperative"]
+Judge = Literal["ratio", "cnn", "light_cnn", "representations", "attention", "tokens", "mediator"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,8 @@ class GANConfig(RunConfig):
     judge: Judge = "ratio"
     """The discriminator. `ratio`: a copy of the generator that adds up what speaks for each token; `cnn`: SeqGAN's
     convolutions, `light_cnn` a tenth of them; `representations`: RelGAN's; `attention`: a bidirectional Transformer of
-    the shape of `model`; `tokens`: a logit for every token, as in ScratchGAN."""
+    the shape of `model`; `tokens`: a logit for every token, as in ScratchGAN; `mediator`: a language model like the
+    generator, with weights of its own, for `cooperative`."""
     judge_width: int = 64
     """Embedding width of the convolutional discriminators."""
     judge_dropout: float = 0.0
@@ -75,7 +76,8 @@ class GANConfig(RunConfig):
     estimator: Estimator = "straight_through"
     """How the verdict reaches the generator. `straight_through`: hard samples with the gradient of their softmax;
     `gumbel`: soft tokens, fed back (RelGAN); `rollouts`: REINFORCE with Monte-Carlo roll-outs (SeqGAN); `dense`:
-    REINFORCE with a reward for every token (ScratchGAN); `importance`: samples weighted by D / (1 - D) (MaliGAN)."""
+    REINFORCE with a reward for every token (ScratchGAN); `importance`: samples weighted by D / (1 - D) (MaliGAN);
+    `cooperative`: the next-token distribution of a mediator that learns from real and generated text (CoT)."""
     discriminator: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.9, 0.99), schedule="constant", weight_decay=0.01)
     )
@@ -100,6 +102,10 @@ class GANConfig(RunConfig):
     """`rollouts`: what a finished sentence is worth."""
     discount: float = 0.23
     """`dense`: weight of the next token's reward in a token's own."""
+    divergence: Literal["forward", "reverse"] = "forward"
+    """`cooperative`: from the mediator to the generator, at real and generated sentences, or the other way (CoT)."""
+    fake_weight: float = 0.5
+    """`cooperative`: weight of generated sentences in the mediator's likelihood; 1 makes it the mixture of CoT."""
     critic: bool = False
     """`rollouts`, `dense`: learn the baseline from the generator's states; otherwise it is each position's mean."""
     adversarial_weight: float = 0.1
@@ -170,6 +176,10 @@ class GANConfig(RunConfig):
             "loss relativistic compares sentences in pairs, and judge tokens has none: use relativistic_average",
         )
         require(
+            (self.estimator == "cooperative") == (self.judge == "mediator"),
+            f"estimator cooperative and judge mediator go together, got {self.estimator} and {self.judge}",
+        )
+        require(
             not self.critic or self.estimator in ("rollouts", "dense"),
             f"critic is for the estimators rollouts and dense, got {self.estimator}",
         )
@@ -181,7 +191,7 @@ class GANConfig(RunConfig):
         )
         for name in (
             "adversarial_weight", "feature_weight", "mle_weight", "penalty", "fake_penalty", "interpolated_penalty",
-            "max_nll_rise",
+            "max_nll_rise", "fake_weight",
         ):  # fmt: skip
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")

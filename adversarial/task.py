@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial.config import GANConfig
+from adversarial.estimators.cooperative import cooperative_step, mediator_loss
 from adversarial.estimators.game import Game
 from adversarial.estimators.reinforce import dense_step, importance_step, mean_baseline, rollout_step
 from adversarial.estimators.relaxed import gumbel_step, straight_through_step
@@ -29,6 +30,7 @@ ESTIMATORS: Mapping[str, Callable[[Game, Sentences], tuple[Tensor, dict[str, flo
     "rollouts": rollout_step,
     "dense": dense_step,
     "importance": importance_step,
+    "cooperative": cooperative_step,
 }
 """By name: from the players and real sentences to the generator's loss and what to log."""
 
@@ -87,6 +89,9 @@ class GanTask:
         self.mle = Updater(model, config.mle, runtime, self.mle_steps)
         self.generator = Updater(model, config.optim, runtime, self.adversarial_steps)
         self.discriminator = Updater(judge, config.discriminator, runtime, self.adversarial_steps)
+        self.cooperative = config.estimator == "cooperative"
+        if self.cooperative:
+            self.mediator_mle = Updater(judge, config.mle, runtime, self.mle_steps)
         if config.critic:
             self.critic = Updater(ValueHead(model.width), _critic_optimizer(config), runtime, self.adversarial_steps)
         self.fakes = FakePool(config.replay)
@@ -97,6 +102,11 @@ class GanTask:
         self.mle_start: dict[str, Tensor] | None = None
         """Weights of the generator when the adversarial phase began: the other half of every paired score."""
         self.poor_rounds = 0
+
+    @property
+    def _further(self) -> list[str]:
+        """Updaters that only some methods have."""
+        return [name for name in ("mediator_mle", "critic") if hasattr(self, name)]
 
     @property
     def model(self) -> Generator:
@@ -144,6 +154,9 @@ class GanTask:
         self.mle.follow(step, self.mle_steps)
         report = self.mle.step_micro([batch], self._mle_terms)
         self.generator.restart_average()
+        if self.cooperative:
+            self.mediator_mle.follow(step, self.mle_steps)
+            self.mediator_mle.step_micro([batch], self._mediator_terms)
         return {
             "loss/mle": report.loss,
             "grad_norm/generator": report.grad_norm,
@@ -153,8 +166,15 @@ class GanTask:
         }
 
     def _mle_terms(self, batch: Sentences) -> tuple[Tensor, Tensor]:
+        return self._nll_terms(self.model, batch)
+
+    def _mediator_terms(self, batch: Sentences) -> tuple[Tensor, Tensor]:
+        mediator: Any = self.discriminator.module
+        return self._nll_terms(mediator, batch)
+
+    def _nll_terms(self, model: Generator, batch: Sentences) -> tuple[Tensor, Tensor]:
         with self.runtime.autocast():
-            loss_sum, _ = weighted_nll(self.model, batch, batch.mask_BT.float(), self.text.bos_id)
+            loss_sum, _ = weighted_nll(model, batch, batch.mask_BT.float(), self.text.bos_id)
         return loss_sum, batch.mask_BT.sum()
 
     def _choose_weights(self, last_step: int) -> dict[str, float]:
@@ -165,8 +185,11 @@ class GanTask:
             return {}
         nll = self.text.validate(self.model)
         metrics = {"validation_nll": nll}
+        if self.cooperative:
+            metrics["validation_nll/mediator"] = self.text.validate(self.discriminator.module)  # type: ignore[arg-type]
         if adversarial:
-            metrics["accuracy/unseen"] = self._accuracy(self.text.unseen())
+            if not self.cooperative:
+                metrics["accuracy/unseen"] = self._accuracy(self.text.unseen())
             if not self.config.select_generator:
                 return metrics
         if nll < self.chosen_nll:
@@ -211,8 +234,16 @@ class GanTask:
         metrics["unique"] = self.fakes.unique
         for turn in range(config.discriminator_steps):
             real = batch if turn == 0 else self.text.real(size)
-            metrics |= self._discriminator_step(real, self.fakes.take(size))
+            fake = self.fakes.take(size)
+            metrics |= self._mediator_step(real, fake) if self.cooperative else self._discriminator_step(real, fake)
         return metrics
+
+    def _mediator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
+        mediator: Any = self.discriminator.module
+        with self.runtime.autocast():
+            loss = mediator_loss(mediator, real, fake, self.config.fake_weight, self.text.bos_id)
+        report = self.discriminator.step(loss)
+        return {"loss/mediator": report.loss, "grad_norm/mediator": report.grad_norm}
 
     def _discriminator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
         config = self.config
@@ -329,7 +360,7 @@ class GanTask:
             "poor_rounds": self.poor_rounds,
             "fingerprint": self.text.fingerprint,
         }
-        return {**state, "critic": self.critic.state_dict()} if self.config.critic else state
+        return state | {name: getattr(self, name).state_dict() for name in self._further}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave.
@@ -342,7 +373,7 @@ class GanTask:
                 "the text has another vocabulary than the one that this run was trained on: restore the text, or start "
                 "in another out"
             )
-        for name in ("mle", "generator", "discriminator", "fakes", *(["critic"] if self.config.critic else [])):
+        for name in ("mle", "generator", "discriminator", "fakes", *self._further):
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
         self.chosen_nll = state["chosen_nll"]

@@ -46,7 +46,7 @@ class Discriminator(Protocol):
 
 
 def build_discriminator(config: GANConfig, vocab_size: int, max_tokens: int, bos_id: int) -> nn.Module:
-    """The configured discriminator with fresh weights.
+    """The configured discriminator with fresh weights; for cooperative training the mediator, a generator.
 
     Args:
         config: kind, sizes, dropout and spectral normalisation.
@@ -72,6 +72,8 @@ def build_discriminator(config: GANConfig, vocab_size: int, max_tokens: int, bos
         )  # fmt: skip
     elif config.judge == "attention":
         judge = AttentionDiscriminator(shape, dropout=config.judge_dropout)
+    elif config.judge == "mediator":
+        return build_generator(config, vocab_size)
     elif config.judge == "tokens":
         body = build_generator(replace(config, model=shape), vocab_size)
         judge = TokenDiscriminator(body, dropout=config.judge_dropout)

@@ -31,7 +31,7 @@ def sentences() -> Sentences:
     return Sentences.from_lists([[5, 6, 7, 9, EOS], [8, EOS], [3, 3, 4, EOS]], torch.device("cpu"))
 
 
-@pytest.fixture(params=get_args(Judge))
+@pytest.fixture(params=[judge for judge in get_args(Judge) if judge != "mediator"])
 def judge(request: pytest.FixtureRequest) -> Any:
     return build(request.param)
 
