@@ -1,15 +1,14 @@
 """Cooperative training: the generator follows a second language model that learns from real and generated sentences.
 
-Shape suffixes: B = sentences, T = positions, V = vocabulary.
+Shape suffixes: B = sentences, T = positions, D = model width.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adversarial.estimators.game import Game
-from adversarial.generator import Generator, Sentences, next_token_logits, weighted_nll
-from core.losses import masked_mean
+from adversarial.generator import Generator, Sentences, hidden_states, weighted_nll
+from core.distillation import linear_kl
 
 
 def mediator_loss(mediator: Generator, real: Sentences, fake: Sentences, fake_weight: float, bos_id: int) -> Tensor:
@@ -60,14 +59,12 @@ def cooperative_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, flo
     mediator = game.judge
     mediator.eval()
     with torch.no_grad():
-        target_BTV = F.log_softmax(next_token_logits(mediator, read, game.bos_id).float(), -1)
+        goal_BTD = hidden_states(mediator, read, game.bos_id)
     mediator.train()
-    own_BTV = F.log_softmax(next_token_logits(game.generator, read, game.bos_id).float(), -1)
-    divergence = masked_mean(kl(target_BTV, own_BTV) if forward else kl(own_BTV, target_BTV), read.mask_BT)
-    metrics = {"loss/generator": float(divergence.detach())}
-    return game.config.adversarial_weight * divergence, metrics
-
-
-def kl(logp_BTV: Tensor, logq_BTV: Tensor) -> Tensor:
-    """KL(p || q) of each position, in nats."""
-    return (logp_BTV.exp() * (logp_BTV - logq_BTV)).sum(-1)
+    own_BTD = hidden_states(game.generator, read, game.bos_id)
+    total = linear_kl(
+        own_BTD.flatten(0, 1), game.generator.lm_head, goal_BTD.flatten(0, 1), mediator.lm_head,
+        read.mask_BT.flatten().float(), reverse=not forward,
+    )  # fmt: skip
+    divergence = total / read.mask_BT.sum()
+    return game.config.adversarial_weight * divergence, {"loss/generator": float(divergence.detach())}
