@@ -51,6 +51,9 @@ class GANConfig(RunConfig):
     `relational` (RelGAN's relational memory) the embedding width."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
     """Shape of the generator; its vocabulary size comes from the text."""
+    adversarial_dropout: float | None = None
+    """Dropout of the generator in the adversarial phase, where generated sentences and soft targets do what much
+    dropout does before; `None` keeps that of `model`."""
     mle_fraction: float = 0.4
     """Share of `steps` that is plain MLE; the rest is adversarial. 1 trains a language model, the baseline."""
     select_every: int = 0
@@ -165,6 +168,10 @@ class GANConfig(RunConfig):
             require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
         require(self.max_vocabulary > 4, f"max_vocabulary must be > 4, got {self.max_vocabulary}")
         require(self.fakes_per_round >= 0, f"fakes_per_round must be >= 0, got {self.fakes_per_round}")
+        require(
+            self.adversarial_dropout is None or 0 <= self.adversarial_dropout < 1,
+            f"adversarial_dropout must be in [0, 1), got {self.adversarial_dropout}",
+        )
         require(0 <= self.judge_dropout < 1, f"judge_dropout must be in [0, 1), got {self.judge_dropout}")
         require(self.inverse_temperature >= 1, f"inverse_temperature must be >= 1, got {self.inverse_temperature}")
         require(

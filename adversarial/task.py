@@ -20,6 +20,7 @@ from core.config import OptimConfig
 from core.errors import UserError
 from core.interfaces import Samples
 from core.losses import masked_mean
+from core.nn.networks import set_dropout
 from core.policy import ValueHead
 from core.training.runtime import Runtime
 from core.training.update import Updater
@@ -136,6 +137,8 @@ class GanTask:
             return self._mle_step(batch, step)
         if step == self.mle_steps:
             self._begin_adversarial_phase()
+        if self.config.adversarial_dropout is not None:
+            set_dropout(self.model, self.config.adversarial_dropout)
         round_ = step - self.mle_steps
         for updater in (self.discriminator, self.generator, *([self.critic] if self.config.critic else [])):
             updater.follow(round_, self.adversarial_steps)

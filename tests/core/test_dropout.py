@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from core.config import ModelConfig
 from core.nn.block import Block
 from core.nn.dropout import drop
+from core.nn.networks import build_network, set_dropout
 
 
 def test_the_share_and_the_scale_are_those_asked_for() -> None:
@@ -96,3 +97,23 @@ def test_a_gpu_drops_as_often() -> None:
     ours, theirs = drop(x, 0.1), F.dropout(x, 0.1)
     assert abs((ours == 0).float().mean().item() - (theirs == 0).float().mean().item()) < 0.004
     assert ours.max().item() == pytest.approx(theirs.max().item())
+
+
+@pytest.mark.parametrize("network", ["transformer", "lstm"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_dropout_of_a_whole_model_can_be_changed(network, layers):
+    torch.manual_seed(0)
+    shape = ModelConfig(vocab_size=11, width=16, num_layers=layers, num_heads=2, max_length=16, dropout=0.5)
+    model = build_network(network, shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    tokens = torch.arange(8)[None]
+    assert not torch.equal(model(tokens), model(tokens))
+    set_dropout(model, 0.0)
+    assert torch.equal(model(tokens), model(tokens))
+    assert torch.equal(model(tokens), model.eval()(tokens))
+    set_dropout(model, 0.9)
+    assert torch.equal(model(tokens), model(tokens))  # not while evaluating
+    model.train()
+    assert not torch.equal(model(tokens), model(tokens))
