@@ -42,6 +42,7 @@ bench: $(INSTALLED) ## run the benchmarks behind benchmarks/RESULTS.md (long); T
 	$(BIN)/python benchmarks/captioner_speed.py
 	$(BIN)/python benchmarks/captioner_memory.py
 	$(BIN)/python benchmarks/caption_metrics.py
+	$(BIN)/python benchmarks/text_gan_speed.py
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/shakespeare.py "$(TEXT)"
 
 soak: $(INSTALLED) ## run the long tests

@@ -15,7 +15,7 @@ from adversarial.estimators.reinforce import dense_step, importance_step, mean_b
 from adversarial.estimators.relaxed import gumbel_step, straight_through_step
 from adversarial.fakes import FakePool
 from adversarial.generator import Generator, Sentences, draw_samples, weighted_nll
-from adversarial.losses import discriminator_loss, gradient_penalty, interpolated_penalty
+from adversarial.judging import accuracy_on_real, judge_loss
 from core.config import OptimConfig
 from core.errors import UserError
 from core.interfaces import Samples
@@ -192,7 +192,7 @@ class GanTask:
             metrics["validation_nll/mediator"] = self.text.validate(self.discriminator.module)  # type: ignore[arg-type]
         if adversarial:
             if not self.cooperative:
-                metrics["accuracy/unseen"] = self._accuracy(self.text.unseen())
+                metrics["accuracy/unseen"] = accuracy_on_real(self.discriminator.module, self.text.unseen())
             if not self.config.select_generator:
                 return metrics
         if nll < self.chosen_nll:
@@ -203,15 +203,6 @@ class GanTask:
             self.chosen = None
             self.generator.restart_average()
         return metrics
-
-    @torch.no_grad()
-    def _accuracy(self, real: Sentences) -> float:
-        """Share of real sentences, or of their tokens, that the discriminator takes for real."""
-        judge: Any = self.discriminator.module
-        judge.eval()
-        logits, _ = judge(judge.embed(real.tokens_BT), real.mask_BT)
-        judge.train()
-        return float(((logits[real.mask_BT] if judge.per_token else logits) > 0).float().mean())
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -249,59 +240,10 @@ class GanTask:
         return {"loss/mediator": report.loss, "grad_norm/mediator": report.grad_norm}
 
     def _discriminator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
-        config = self.config
-        judge: Any = self.discriminator.module
         with self.runtime.autocast():
-            real_logits, real_penalty = self._judged(real, config.penalty)
-            fake_logits, fake_penalty = self._judged(fake, config.fake_penalty)
-            penalty = config.penalty / 2 * real_penalty + config.fake_penalty / 2 * fake_penalty
-            if config.interpolated_penalty:
-                penalty = penalty + config.interpolated_penalty * self._between(real, fake)
-        if judge.per_token:
-            real_logits, fake_logits = real_logits[real.mask_BT], fake_logits[fake.mask_BT]
-        loss = discriminator_loss(config.loss, real_logits, fake_logits)
-        report = self.discriminator.step(loss + penalty)
-        metrics = {
-            "loss/discriminator": float(loss.detach()),
-            "accuracy/real": float((real_logits > 0).float().mean()),
-            "accuracy/fake": float((fake_logits <= 0).float().mean()),
-            "grad_norm/discriminator": report.grad_norm,
-        }
-        if config.penalty or config.fake_penalty or config.interpolated_penalty:
-            metrics["penalty"] = float(penalty.detach())
-        return metrics
-
-    def _judged(self, sentences: Sentences, gamma: float) -> tuple[Tensor, Tensor]:
-        """Logits and, where it has a weight, their zero-centred gradient penalty."""
-        judge: Any = self.discriminator.module
-        embedded_BTE = judge.embed(sentences.tokens_BT)
-        logits, _ = judge(embedded_BTE, sentences.mask_BT, twice=gamma > 0)
-        if not gamma:
-            return logits, logits.new_zeros(())
-        # In units of the embeddings' scale, or the penalty would depend on how they were made.
-        unit = embedded_BTE.detach().square().mean()
-        return logits, gradient_penalty(self._summed(logits, sentences), embedded_BTE) * unit
-
-    def _between(self, real: Sentences, fake: Sentences) -> Tensor:
-        """WGAN's penalty, between pairs of real and generated sentences."""
-        judge: Any = self.discriminator.module
-        length = max(real.tokens_BT.shape[1], fake.tokens_BT.shape[1])
-        real, fake = real.padded(length), fake.padded(length)
-        mask_BT = real.mask_BT | fake.mask_BT
-        share_B11 = torch.rand(len(real), 1, 1, device=mask_BT.device)
-        with torch.no_grad():
-            ends = [judge.embed(some.tokens_BT) * some.mask_BT.unsqueeze(-1) for some in (real, fake)]
-            points_BTE = torch.lerp(ends[0], ends[1], share_B11)
-        points_BTE.requires_grad_()
-        logits, _ = judge(points_BTE, mask_BT, twice=True)
-        return interpolated_penalty(self._summed(logits, Sentences(real.tokens_BT, mask_BT)), points_BTE)
-
-    def _summed(self, logits: Tensor, sentences: Sentences) -> Tensor:
-        """One number a sentence to differentiate: the mean over representations, the sum over tokens."""
-        if logits.dim() == 1:
-            return logits
-        judge: Any = self.discriminator.module
-        return (logits * sentences.mask_BT).sum(1) if judge.per_token else logits.mean(1)
+            loss, metrics = judge_loss(self.discriminator.module, self.config, real, fake)
+        report = self.discriminator.step(loss)
+        return {**metrics, "grad_norm/discriminator": report.grad_norm}
 
     def _generator_step(self, real: Sentences, round_: int) -> dict[str, float]:
         config, text = self.config, self.text

@@ -1,0 +1,83 @@
+"""What a discriminator minimises on a batch: its loss and its gradient penalties.
+
+Shape suffixes: B = sentences, T = positions, E = embedding width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adversarial.config import GANConfig
+from adversarial.generator import Sentences
+from adversarial.losses import discriminator_loss, gradient_penalty, interpolated_penalty
+from core.losses import masked_mean
+
+
+def judge_loss(judge: Any, config: GANConfig, real: Sentences, fake: Sentences) -> tuple[Tensor, dict[str, float]]:
+    """Loss and penalties together, with gradient, and what to log.
+
+    Args:
+        judge: the discriminator.
+        config: which loss, and the weights of the penalties.
+        real: real sentences.
+        fake: as many generated ones.
+    """
+    real_logits, real_penalty = _judged(judge, real, config.penalty)
+    fake_logits, fake_penalty = _judged(judge, fake, config.fake_penalty)
+    penalty = config.penalty / 2 * real_penalty + config.fake_penalty / 2 * fake_penalty
+    if config.interpolated_penalty:
+        penalty = penalty + config.interpolated_penalty * _between(judge, real, fake)
+    if judge.per_token:
+        real_logits, fake_logits = real_logits[real.mask_BT], fake_logits[fake.mask_BT]
+    loss = discriminator_loss(config.loss, real_logits, fake_logits)
+    metrics = {
+        "loss/discriminator": float(loss.detach()),
+        "accuracy/real": float((real_logits > 0).float().mean()),
+        "accuracy/fake": float((fake_logits <= 0).float().mean()),
+    }
+    if config.penalty or config.fake_penalty or config.interpolated_penalty:
+        metrics["penalty"] = float(penalty.detach())
+    return loss + penalty, metrics
+
+
+@torch.no_grad()
+def accuracy_on_real(judge: Any, real: Sentences) -> float:
+    """Share of real sentences, or of their tokens, that the discriminator takes for real."""
+    training = judge.training
+    judge.eval()
+    logits, _ = judge(judge.embed(real.tokens_BT), real.mask_BT)
+    judge.train(training)
+    return float(((logits[real.mask_BT] if judge.per_token else logits) > 0).float().mean())
+
+
+def _judged(judge: Any, sentences: Sentences, gamma: float) -> tuple[Tensor, Tensor]:
+    """Logits and, where it has a weight, their zero-centred gradient penalty."""
+    embedded_BTE = judge.embed(sentences.tokens_BT)
+    logits, _ = judge(embedded_BTE, sentences.mask_BT, twice=gamma > 0)
+    if not gamma:
+        return logits, logits.new_zeros(())
+    # In units of the embeddings' scale, or the penalty would depend on how they were made.
+    unit = masked_mean(embedded_BTE.detach().square().mean(-1), sentences.mask_BT)
+    return logits, gradient_penalty(_summed(judge, logits, sentences.mask_BT), embedded_BTE) * unit
+
+
+def _between(judge: Any, real: Sentences, fake: Sentences) -> Tensor:
+    """WGAN's penalty, between pairs of real and generated sentences."""
+    length = max(real.tokens_BT.shape[1], fake.tokens_BT.shape[1])
+    real, fake = real.padded(length), fake.padded(length)
+    mask_BT = real.mask_BT | fake.mask_BT
+    share_B11 = torch.rand(len(real), 1, 1, device=mask_BT.device)
+    with torch.no_grad():
+        ends = [judge.embed(some.tokens_BT) * some.mask_BT.unsqueeze(-1) for some in (real, fake)]
+        points_BTE = torch.lerp(ends[0], ends[1], share_B11)
+    points_BTE.requires_grad_()
+    logits, _ = judge(points_BTE, mask_BT, twice=True)
+    return interpolated_penalty(_summed(judge, logits, mask_BT), points_BTE)
+
+
+def _summed(judge: Any, logits: Tensor, mask_BT: Tensor) -> Tensor:
+    """One number a sentence to differentiate: the mean over representations, the sum over tokens."""
+    if logits.dim() == 1:
+        return logits
+    return (logits * mask_BT).sum(1) if judge.per_token else logits.mean(1)
