@@ -6,7 +6,6 @@ from typing import Any
 
 from adversarial.config import GANConfig
 from core.config import ModelConfig, OptimConfig
-from core.config import ModelConfig
 
 
 def gan(**changes: Any) -> GANConfig:
