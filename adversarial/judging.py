@@ -23,13 +23,22 @@ def judge_loss(judge: Any, config: GANConfig, real: Sentences, fake: Sentences) 
         real: real sentences.
         fake: as many generated ones.
     """
-    real_logits, real_penalty = _judged(judge, real, config.penalty)
-    fake_logits, fake_penalty = _judged(judge, fake, config.fake_penalty)
-    penalty = config.penalty / 2 * real_penalty + config.fake_penalty / 2 * fake_penalty
+    penalty = torch.zeros((), device=real.mask_BT.device)
+    if config.penalty or config.fake_penalty:
+        real_logits, real_penalty = _judged(judge, real, config.penalty)
+        fake_logits, fake_penalty = _judged(judge, fake, config.fake_penalty)
+        penalty = config.penalty / 2 * real_penalty + config.fake_penalty / 2 * fake_penalty
+    else:
+        # One pass over both: the weights are read, and their gradients written, once.
+        both = Sentences.join(real, fake)
+        logits, _ = judge(judge.embed(both.tokens_BT), both.mask_BT)
+        real_logits, fake_logits = logits[: len(real)], logits[len(real) :]
     if config.interpolated_penalty:
         penalty = penalty + config.interpolated_penalty * _between(judge, real, fake)
     if judge.per_token:
-        real_logits, fake_logits = real_logits[real.mask_BT], fake_logits[fake.mask_BT]
+        length = real_logits.shape[1]
+        real_logits = real_logits[real.padded(length).mask_BT]
+        fake_logits = fake_logits[fake.padded(fake_logits.shape[1]).mask_BT]
     loss = discriminator_loss(config.loss, real_logits, fake_logits)
     metrics = {
         "loss/discriminator": float(loss.detach()),

@@ -8,7 +8,8 @@ import torch
 from adversarial.config import GANConfig, Judge
 from adversarial.discriminators.build import build_discriminator
 from adversarial.generator import Sentences
-from adversarial.losses import gradient_penalty
+from adversarial.judging import judge_loss
+from adversarial.losses import discriminator_loss, gradient_penalty
 from core.config import ModelConfig
 
 V, BOS, EOS, LENGTH = 13, 1, 2, 8
@@ -114,3 +115,18 @@ def test_dropout_of_the_generator_s_shape_is_not_taken_over() -> None:
     noisy: Any = build("cnn", judge_dropout=0.5).train()
     first, _ = noisy(noisy.embed(batch.tokens_BT), batch.mask_BT)
     assert not torch.equal(first, noisy(noisy.embed(batch.tokens_BT), batch.mask_BT)[0])
+
+
+def test_a_batch_judged_in_one_pass_has_the_loss_of_two_passes(judge: Any) -> None:
+    real, fake = sentences(), Sentences.from_lists([[4, EOS], [9, 9, 9, 9, 9, 9, EOS], [5, EOS]], torch.device("cpu"))
+    judge.eval()
+    loss, metrics = judge_loss(judge, GANConfig(penalty=0.0, loss="hinge"), real, fake)
+    logits = []
+    for some in (real, fake):
+        found, _ = judge(judge.embed(some.tokens_BT), some.mask_BT)
+        logits.append(found[some.mask_BT] if judge.per_token else found)
+    torch.testing.assert_close(loss, discriminator_loss("hinge", *logits), rtol=1e-4, atol=1e-5)
+    assert metrics["accuracy/real"] == pytest.approx(float((logits[0] > 0).float().mean()))
+    assert "penalty" not in metrics
+    with_penalty, _ = judge_loss(judge, GANConfig(penalty=0.5, fake_penalty=0.25, loss="hinge"), real, fake)
+    assert with_penalty > loss
