@@ -188,7 +188,8 @@ class GANTrainer(Trainer):
     def save(self, folder: Path | str) -> Path:
         """Write the weights, the config and the tokenizer; see `Trainer.save`."""
         folder = super().save(folder)
-        (folder / "mle.safetensors").unlink()  # the MLE phase trained the same generator
+        for name in ("mle", "mediator_mle"):  # the MLE phase trained the same networks
+            (folder / f"{name}.safetensors").unlink(missing_ok=True)
         self.corpus.tokenizer.save(folder)
         return folder
 

@@ -73,7 +73,13 @@ def test_a_stopped_run_of_every_method_goes_on_with_equal_bits(
     second = GANTrainer(make_config(tmp_path / "cut", **settings), quiet=True, report=False)
     assert second.train() == scores
     assert lines_of(tmp_path / "cut") == lines_of(tmp_path / "whole")
-    assert GANTrainer.load(tmp_path / "whole", device="cpu").evaluate() != {}
+    saved = GANTrainer.load(tmp_path / "whole", device="cpu").save(tmp_path / "saved")
+    further = {"critic.safetensors"} if whole.config.critic else set()
+    assert {p.name for p in saved.glob("*.safetensors")} == {
+        "generator.safetensors",
+        "discriminator.safetensors",
+        *further,
+    }
     last = lines_of(tmp_path / "whole")[-2]
     judged = {"loss/mediator"} if "coop" in whole.config.estimator else {"loss/discriminator", "accuracy/unseen"}
     assert {"unique", "validation_nll", *judged} <= set(last)
