@@ -136,7 +136,8 @@ class GANTrainer(Trainer):
             )
         notes.append(
             f"{evaluation.count:,} sentences a row, sampled at temperature 1, against {len(self.corpus.held_out):,} "
-            "held-out lines; intervals are 95 % over sentences; BLEU with NLTK's method1"
+            "held-out lines; intervals are 95 % over sentences"
+            + ("; BLEU with NLTK's method1" if self.corpus.oracle is None else "")
         )
         return {"rows": rows, "notes": notes}
 
