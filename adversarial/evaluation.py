@@ -96,17 +96,16 @@ class TextEvaluation:
         if oracle is not None:
             tokens_NL = torch.tensor([self.corpus.tokenizer.encode(text) for text in texts])
             scores["nll_oracle"] = bootstrap_mean(oracle.nll(tokens_NL).tolist())
-            scores["unique"] = unique_fraction(words)
-            scores["distinct_2"] = distinct_n(words, 2)
-            return scores
-        quality, variety = mean_sentence_bleu(words, self.references), self_bleu(words)
-        for order in (4, 2, 3, 5):  # the usual one first
-            scores[f"bleu_{order}"] = bootstrap_mean(quality.per_item_NK[:, order - 1])
-            scores[f"self_bleu_{order}"] = variety[order]
+        else:
+            quality, variety = mean_sentence_bleu(words, self.references), self_bleu(words)
+            for order in (4, 2, 3, 5):  # the usual one first
+                scores[f"bleu_{order}"] = bootstrap_mean(quality.per_item_NK[:, order - 1])
+                scores[f"self_bleu_{order}"] = variety[order]
         scores["unique"] = unique_fraction(words)
         scores["distinct_2"] = distinct_n(words, 2)
-        scores["new"] = sum(text not in self._training for text in texts) / len(texts)
-        scores["length"] = sum(map(len, words)) / len(words)
+        if oracle is None:
+            scores["new"] = sum(text not in self._training for text in texts) / len(texts)
+            scores["length"] = sum(map(len, words)) / len(words)
         return scores
 
     def likelihoods(self, model: Generator) -> Tensor:

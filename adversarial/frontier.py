@@ -21,9 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adversarial.generator import Generator, Sentences, next_token_logits
+from adversarial.generator import Generator, Sentences, draw_samples, next_token_logits, token_losses
 from adversarial.oracle import START, Oracle
-from core.generate import generate
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.sampling import Sampling
 
@@ -159,9 +158,9 @@ def draw_sequences(
     tokens, logprobs = [], []
     for start in range(0, count, _AT_ONCE):
         source = torch.Generator(device).manual_seed(seed * 1_000_003 + start)
-        drawn = generate(
-            model, [[START]], max_new_tokens=length, num_samples=min(_AT_ONCE, count - start), generator=source,
-            sampling=Sampling(temperature=1 / factor),
+        drawn = draw_samples(
+            model, min(_AT_ONCE, count - start), max_tokens=length, bos_id=START, eos_id=None,
+            sampling=Sampling(temperature=1 / factor), generator=source,
         )  # fmt: skip
         tokens.append(drawn.tokens_BT.cpu())
         logprobs.append(drawn.logprobs_BT.sum(1).cpu())
@@ -172,7 +171,8 @@ def draw_sequences(
 def held_out_nll(model: Generator, held_out_NL: Tensor, factors: Sequence[float] = (1.0,)) -> Tensor:
     """nll_A in nats a token: of the held-out sequences under the generator with its logits times each factor."""
     sums_A = torch.zeros(len(factors), dtype=torch.float64)
-    for part_NL, logits_NLV in _read(model, held_out_NL):
+    for batch in _batches(model, held_out_NL):
+        part_NL, logits_NLV = batch.tokens_BT, next_token_logits(model, batch, START).float()
         chosen_NL = logits_NLV.gather(-1, part_NL[..., None]).squeeze(-1)
         for index, factor in enumerate(factors):
             sums_A[index] += float((torch.logsumexp(logits_NLV * factor, -1) - factor * chosen_NL).sum())
@@ -182,23 +182,18 @@ def held_out_nll(model: Generator, held_out_NL: Tensor, factors: Sequence[float]
 @torch.no_grad()
 def sequence_logprobs(model: Generator, tokens_NL: Tensor) -> Tensor:
     """logprob_N of sequences under the generator, summed over tokens."""
-    return torch.cat(
-        [
-            (logits_NLV.gather(-1, part_NL[..., None]).squeeze(-1) - torch.logsumexp(logits_NLV, -1)).sum(1).cpu()
-            for part_NL, logits_NLV in _read(model, tokens_NL)
-        ]
-    )
+    return torch.cat([-token_losses(model, batch, START).sum(1).cpu() for batch in _batches(model, tokens_NL)])
 
 
-def _read(model: Generator, tokens_NL: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(model: Generator, tokens_NL: Tensor) -> Iterator[Sentences]:
+    """The sequences in parts on the model's device, with the model in evaluation mode meanwhile."""
     training = model.training
     model.eval()
     try:
         device = next(iter(model.parameters())).device
         for part_NL in tokens_NL.split(100):
             part_NL = part_NL.to(device)
-            batch = Sentences(part_NL, torch.ones_like(part_NL, dtype=torch.bool))
-            yield part_NL, next_token_logits(model, batch, START).float()
+            yield Sentences(part_NL, torch.ones_like(part_NL, dtype=torch.bool))
     finally:
         model.train(training)
 

@@ -5,11 +5,9 @@ Shape suffixes: B = sequences, T = positions, V = vocabulary, E = embedding widt
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversarial.discriminators.maxconvolution import MaxConvolution
+from adversarial.discriminators.maxconvolution import HighwayConvolutions
 from core.nn.dropout import drop
 
 CLASSIC_FILTERS = (
@@ -31,8 +29,7 @@ class ConvolutionalDiscriminator(nn.Module):
 
     References:
         Yu et al. 2017, "SeqGAN", arXiv:1609.05473, which has two logits of which only the difference matters; Zhang and
-        LeCun 2015, "Text Understanding from Scratch", arXiv:1502.01710 (the convolutions); Srivastava et al. 2015,
-        "Highway Networks", arXiv:1505.00387.
+        LeCun 2015, "Text Understanding from Scratch", arXiv:1502.01710 (the convolutions).
     """
 
     per_token = False
@@ -47,11 +44,9 @@ class ConvolutionalDiscriminator(nn.Module):
         dropout: float = 0.25,
     ) -> None:
         super().__init__()
-        self.length = length
         self.table = nn.Embedding(vocab_size, width)
-        self.convolutions = MaxConvolution(width, filters, length)
+        self.convolutions = HighwayConvolutions(width, filters, length)
         features = self.convolutions.num_features
-        self.highway = nn.Linear(features, features)
         self.dropout = dropout
         self.judge = nn.Linear(features, 1)
 
@@ -61,9 +56,6 @@ class ConvolutionalDiscriminator(nn.Module):
 
     def forward(self, embeddings_BTE: Tensor, mask_BT: Tensor, *, twice: bool = False) -> tuple[Tensor, Tensor]:
         """(logit_B, features_BF): see `adversarial.discriminators.build`."""
-        x_BTE = embeddings_BTE * mask_BT.unsqueeze(-1)
-        x_BTE = F.pad(x_BTE, (0, 0, 0, self.length - x_BTE.shape[1]))
-        features_BF = torch.relu(self.convolutions(x_BTE, twice=twice))
-        through_BF = self.highway(features_BF)
-        features_BF = torch.lerp(features_BF, torch.relu(through_BF), torch.sigmoid(through_BF))
+        x_BTE = self.convolutions.padded(embeddings_BTE, mask_BT)
+        features_BF = self.convolutions(x_BTE, twice=twice)
         return self.judge(drop(features_BF, self.dropout, self.training)).squeeze(-1).float(), features_BF.float()

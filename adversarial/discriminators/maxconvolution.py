@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -52,6 +53,33 @@ class MaxConvolution(nn.Module):
         maxima = _NarrowMaxima if widest <= _NARROW else _Maxima
         features_BF = maxima.apply(x_BTE, *self.weights)
         return features_BF + self.bias.to(features_BF.dtype)
+
+
+class HighwayConvolutions(nn.Module):
+    """Padding to one length, the maxima, and a highway layer: the features of SeqGAN's and RelGAN's discriminators.
+
+    Args:
+        width, filters, length: as in `MaxConvolution`.
+
+    References:
+        Srivastava et al. 2015, "Highway Networks", arXiv:1505.00387.
+    """
+
+    def __init__(self, width: int, filters: Sequence[tuple[int, int]], length: int) -> None:
+        super().__init__()
+        self.convolutions = MaxConvolution(width, filters, length)
+        self.num_features = self.convolutions.num_features
+        self.highway = nn.Linear(self.num_features, self.num_features)
+
+    def padded(self, x_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        """The embeddings with zeros at padding, as long as the longest sentence."""
+        return F.pad(x_BTE * mask_BT.unsqueeze(-1), (0, 0, 0, self.convolutions.length - x_BTE.shape[1]))
+
+    def forward(self, x_BTE: Tensor, *, twice: bool = False) -> Tensor:
+        """features_BF of padded embeddings."""
+        features_BF = torch.relu(self.convolutions(x_BTE, twice=twice))
+        through_BF = self.highway(features_BF)
+        return torch.lerp(features_BF, torch.relu(through_BF), torch.sigmoid(through_BF))
 
 
 _NARROW = 16

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversarial.discriminators.maxconvolution import MaxConvolution
+from adversarial.discriminators.maxconvolution import HighwayConvolutions
 from core.nn.dropout import drop
 
 FILTERS = ((2, 300), (3, 300), (4, 300), (5, 300))
@@ -45,12 +45,10 @@ class RepresentationsDiscriminator(nn.Module):
         super().__init__()
         if width % representations:
             raise ValueError(f"width {width} cannot be divided into {representations} representations")
-        self.length = length
         self.representations = representations
         self.table = nn.Parameter(torch.empty(vocab_size, width).uniform_(-0.05, 0.05))
-        self.convolutions = MaxConvolution(width // representations, filters, length)
+        self.convolutions = HighwayConvolutions(width // representations, filters, length)
         features = self.convolutions.num_features
-        self.highway = nn.Linear(features, features)
         self.dropout = dropout
         self.narrow = nn.Linear(features, 100)
         self.judge = nn.Linear(100, 1)
@@ -61,13 +59,10 @@ class RepresentationsDiscriminator(nn.Module):
 
     def forward(self, embeddings_BTE: Tensor, mask_BT: Tensor, *, twice: bool = False) -> tuple[Tensor, Tensor]:
         """(logit_BR, features_BF), the features averaged over the representations."""
-        x_BTE = embeddings_BTE * mask_BT.unsqueeze(-1)
-        x_BTE = F.pad(x_BTE, (0, 0, 0, self.length - x_BTE.shape[1]))
+        x_BTE = self.convolutions.padded(embeddings_BTE, mask_BT)
         batch = len(x_BTE)
         x_BTE = x_BTE.unflatten(2, (self.representations, -1)).transpose(1, 2).flatten(0, 1)
-        features_BF = torch.relu(self.convolutions(x_BTE, twice=twice))
-        through_BF = self.highway(features_BF)
-        features_BF = torch.lerp(features_BF, torch.relu(through_BF), torch.sigmoid(through_BF))
+        features_BF = self.convolutions(x_BTE, twice=twice)
         features_BF = self.narrow(drop(features_BF, self.dropout, self.training))
         logit_BR = self.judge(features_BF).view(batch, -1).float()
         return logit_BR, features_BF.view(batch, self.representations, -1).mean(1).float()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adversarial.estimators.game import Game, sentence_logits
-from adversarial.generator import Sentences, hidden_states
+from adversarial.generator import Sentences, hidden_states, weighted_nll
 from core.generate import generate
 from core.losses import linear_cross_entropy, masked_mean
 
@@ -159,11 +159,7 @@ def importance_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, floa
     weights_B = torch.softmax(logit_B, 0)
     centred_B = weights_B - 1 / len(weights_B)
     mask_BT = sentences.mask_BT
-    hidden_BTD = hidden_states(game.generator, sentences, game.bos_id)
-    total, losses_N = linear_cross_entropy(
-        hidden_BTD.flatten(0, 1), game.generator.lm_head, sentences.tokens_BT.flatten(),
-        (centred_B[:, None] * mask_BT).flatten(),
-    )  # fmt: skip
+    total, losses_N = weighted_nll(game.generator, sentences, centred_B[:, None] * mask_BT, game.bos_id)
     metrics = {
         "reward": float(torch.sigmoid(logit_B).mean()),
         "effective_samples": float(1 / weights_B.square().sum()),

@@ -1,6 +1,7 @@
 """Every method through the trainer: it learns, it resumes with equal bits, it stops when it goes wrong."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from adversarial.config import GANConfig
 from adversarial.task import Collapsed, GanTask
 from adversarial.trainers import GANTrainer
 from core.config import ModelConfig, OptimConfig
-from core.training.signals import Preempted
 
 METHODS: dict[str, dict[str, Any]] = {
     "rollouts": {"estimator": "rollouts", "judge": "light_cnn", "num_rollouts": 2, "critic": True, "network": "lstm"},
@@ -54,22 +54,13 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_of_every_method_goes_on_with_equal_bits(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, tmp_path: Path, train_until: Callable[[GANTrainer, int], None]
 ) -> None:
     settings = {**METHODS[method], "checkpoint_every": 3}
     whole = GANTrainer(make_config(tmp_path / "whole", **settings), quiet=True, report=False)
     scores = whole.train()
     first = GANTrainer(make_config(tmp_path / "cut", **settings), quiet=True, report=False)
-    step = task_of(first).train_step
-
-    def interrupted(batch: Any) -> Any:
-        if task_of(first).step == 7:
-            raise Preempted(143)
-        return step(batch)
-
-    monkeypatch.setattr(task_of(first), "train_step", interrupted)
-    with pytest.raises(Preempted):
-        first.train()
+    train_until(first, 7)
     second = GANTrainer(make_config(tmp_path / "cut", **settings), quiet=True, report=False)
     assert second.train() == scores
     assert lines_of(tmp_path / "cut") == lines_of(tmp_path / "whole")

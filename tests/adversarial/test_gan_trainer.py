@@ -4,6 +4,7 @@ import dataclasses
 import json
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from core.config import ModelConfig, OptimConfig
 from core.errors import RunError
 from core.recipes import build_config
 from core.text.tokenizer import load_tokenizer
-from core.training.signals import Preempted
 
 SMALL = ModelConfig(width=16, num_layers=1, num_heads=1, max_length=32)
 
@@ -117,7 +117,7 @@ def test_without_adversarial_weight_the_generator_step_is_an_mle_step(tmp_path: 
 @pytest.mark.parametrize("network", ["transformer", "lstm"])
 @pytest.mark.parametrize("cut", [4, 11])
 def test_a_stopped_run_goes_on_with_equal_bits(
-    network: str, cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: str, cut: int, tmp_path: Path, train_until: Callable[[GANTrainer, int], None]
 ) -> None:
     model = dataclasses.replace(SMALL, dropout=0.1)
     settings = {"network": network, "model": model, "checkpoint_every": 3, "discriminator_steps": 2}
@@ -125,16 +125,7 @@ def test_a_stopped_run_goes_on_with_equal_bits(
     scores = whole.train()
 
     first = GANTrainer(make_config(tmp_path / "cut", **settings), quiet=True, report=False)
-    step = task_of(first).train_step
-
-    def interrupted(batch: Any) -> Any:
-        if task_of(first).step == cut:
-            raise Preempted(143)
-        return step(batch)
-
-    monkeypatch.setattr(task_of(first), "train_step", interrupted)
-    with pytest.raises(Preempted):
-        first.train()
+    train_until(first, cut)
     second = GANTrainer(make_config(tmp_path / "cut", **settings), quiet=True, report=False)
     assert second.train() == scores
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
