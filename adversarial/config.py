@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from core.config import ModelConfig, OptimConfig, RunConfig, require
 
-Loss = Literal["bce", "hinge", "least_squares", "wasserstein", "relativistic", "relativistic_average"]
-Estimator = Literal["straight_through", "gumbel", "rollouts", "dense", "importance", "cooperative"]
+LogitLoss = Literal["bce", "hinge", "least_squares", "wasserstein", "relativistic", "relativistic_average"]
+Loss = LogitLoss | Literal["ranking"]
+Estimator = Literal["straight_through", "gumbel", "rollouts", "dense", "importance", "clipped", "cooperative"]
 Judge = Literal["ratio", "cnn", "light_cnn", "representations", "attention", "tokens", "mediator"]
 
 
@@ -75,11 +76,13 @@ class GANConfig(RunConfig):
     spectral_norm: bool = False
     """Keep the linear layers of the discriminator at a spectral norm of 1."""
     loss: Loss = "bce"
-    """What discriminator and generator minimise; see `adversarial/losses.py`."""
+    """What discriminator and generator minimise; see `adversarial/losses.py`. `ranking` (RankGAN) ranks sentences by
+    their features instead of judging them, and goes with the reward `rank`."""
     estimator: Estimator = "straight_through"
     """How the verdict reaches the generator. `straight_through`: hard samples with the gradient of their softmax;
     `gumbel`: soft tokens, fed back (RelGAN); `rollouts`: REINFORCE with Monte-Carlo roll-outs (SeqGAN); `dense`:
     REINFORCE with a reward for every token (ScratchGAN); `importance`: samples weighted by D / (1 - D) (MaliGAN);
+    `clipped`: PPO on whole sentences, learned from in each of the `generator_steps` of a round (TextGAIL);
     `cooperative`: the next-token distribution of a mediator that learns from real and generated text (CoT)."""
     discriminator: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.9, 0.99), schedule="constant", weight_decay=0.01)
@@ -101,16 +104,17 @@ class GANConfig(RunConfig):
     """`gumbel`: the inverse temperature at the end; it grows exponentially from 1."""
     num_rollouts: int = 16
     """`rollouts`: sentences drawn to finish each prefix."""
-    reward: Literal["probability", "logit"] = "probability"
-    """`rollouts`: what a finished sentence is worth."""
+    reward: Literal["probability", "logit", "rank"] = "probability"
+    """`rollouts`: what a finished sentence is worth; `rank` is for the loss `ranking`."""
     discount: float = 0.23
     """`dense`: weight of the next token's reward in a token's own."""
     divergence: Literal["forward", "reverse"] = "forward"
     """`cooperative`: from the mediator to the generator, at real and generated sentences, or the other way (CoT)."""
     fake_weight: float = 0.5
     """`cooperative`: weight of generated sentences in the mediator's likelihood; 1 makes it the mixture of CoT."""
-    critic: bool = False
-    """`rollouts`, `dense`: learn the baseline from the generator's states; otherwise it is each position's mean."""
+    baseline: Literal["mean", "critic", "none"] = "mean"
+    """`rollouts`, `dense`: what is subtracted from a reward. `mean`: each position's mean; `critic`: what a linear
+    layer on the generator's states predicts; `none`: nothing, so that every token drawn becomes likelier (SeqGAN)."""
     adversarial_weight: float = 0.1
     """Weight of the non-saturating generator loss. It adds up over tokens while the MLE loss is a mean, so 0.1 is on a
     par with it; 0.3 made the generator overshoot and 1 destroyed its language within 40 steps, on the grammar."""
@@ -183,12 +187,27 @@ class GANConfig(RunConfig):
             "loss relativistic compares sentences in pairs, and judge tokens has none: use relativistic_average",
         )
         require(
+            (self.loss == "ranking") == (self.reward == "rank") and (self.loss != "ranking" or self.judge != "tokens"),
+            f"loss ranking, reward rank and a judge of sentences go together, got {self.loss}, {self.reward} and "
+            f"{self.judge}",
+        )
+        require(
+            self.reward == "probability" or self.estimator == "rollouts",
+            f"reward {self.reward} is for the estimator rollouts, got {self.estimator}",
+        )
+        dropout = self.model.dropout if self.adversarial_dropout is None else self.adversarial_dropout
+        require(
+            self.estimator != "clipped" or dropout == 0,
+            "estimator clipped compares probabilities before and after a step, which dropout would blur: set "
+            "adversarial_dropout to 0",
+        )
+        require(
             (self.estimator == "cooperative") == (self.judge == "mediator"),
             f"estimator cooperative and judge mediator go together, got {self.estimator} and {self.judge}",
         )
         require(
-            not self.critic or self.estimator in ("rollouts", "dense"),
-            f"critic is for the estimators rollouts and dense, got {self.estimator}",
+            self.baseline == "mean" or self.estimator in ("rollouts", "dense"),
+            f"baseline {self.baseline} is for the estimators rollouts and dense, got {self.estimator}",
         )
         for name in ("mle_fraction", "max_long_fraction", "discriminator_warmup", "replay", "discount", "min_unique"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")

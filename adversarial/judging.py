@@ -11,6 +11,7 @@ from torch import Tensor
 from adversarial.config import GANConfig
 from adversarial.generator import Sentences
 from adversarial.losses import discriminator_loss, gradient_penalty, interpolated_penalty
+from adversarial.ranking import ranking_loss
 from core.losses import masked_mean
 
 
@@ -25,21 +26,26 @@ def judge_loss(judge: Any, config: GANConfig, real: Sentences, fake: Sentences) 
     """
     penalty = torch.zeros((), device=real.mask_BT.device)
     if config.penalty or config.fake_penalty:
-        real_logits, real_penalty = _judged(judge, real, config.penalty)
-        fake_logits, fake_penalty = _judged(judge, fake, config.fake_penalty)
+        real_logits, real_BF, real_penalty = _judged(judge, real, config.penalty)
+        fake_logits, fake_BF, fake_penalty = _judged(judge, fake, config.fake_penalty)
         penalty = config.penalty / 2 * real_penalty + config.fake_penalty / 2 * fake_penalty
     else:
         # One pass over both: the weights are read, and their gradients written, once.
         both = Sentences.join(real, fake)
-        logits, _ = judge(judge.embed(both.tokens_BT), both.mask_BT)
+        logits, features_BF = judge(judge.embed(both.tokens_BT), both.mask_BT)
         real_logits, fake_logits = logits[: len(real)], logits[len(real) :]
+        real_BF, fake_BF = features_BF[: len(real)], features_BF[len(real) :]
     if config.interpolated_penalty:
         penalty = penalty + config.interpolated_penalty * _between(judge, real, fake)
     if judge.per_token:
         length = real_logits.shape[1]
         real_logits = real_logits[real.padded(length).mask_BT]
         fake_logits = fake_logits[fake.padded(fake_logits.shape[1]).mask_BT]
-    loss = discriminator_loss(config.loss, real_logits, fake_logits)
+    if config.loss == "ranking":
+        loss, real_rank_B, fake_rank_B = ranking_loss(real_BF, fake_BF)
+        real_logits, fake_logits = real_rank_B - 1, fake_rank_B - 1
+    else:
+        loss = discriminator_loss(config.loss, real_logits, fake_logits)
     metrics = {
         "loss/discriminator": float(loss.detach()),
         "accuracy/real": float((real_logits > 0).float().mean()),
@@ -60,15 +66,15 @@ def accuracy_on_real(judge: Any, real: Sentences) -> float:
     return float(((logits[real.mask_BT] if judge.per_token else logits) > 0).float().mean())
 
 
-def _judged(judge: Any, sentences: Sentences, gamma: float) -> tuple[Tensor, Tensor]:
-    """Logits and, where it has a weight, their zero-centred gradient penalty."""
+def _judged(judge: Any, sentences: Sentences, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, features and, where it has a weight, the logits' zero-centred gradient penalty."""
     embedded_BTE = judge.embed(sentences.tokens_BT)
-    logits, _ = judge(embedded_BTE, sentences.mask_BT, twice=gamma > 0)
+    logits, features_BF = judge(embedded_BTE, sentences.mask_BT, twice=gamma > 0)
     if not gamma:
-        return logits, logits.new_zeros(())
+        return logits, features_BF, logits.new_zeros(())
     # In units of the embeddings' scale, or the penalty would depend on how they were made.
     unit = masked_mean(embedded_BTE.detach().square().mean(-1), sentences.mask_BT)
-    return logits, gradient_penalty(_summed(judge, logits, sentences.mask_BT), embedded_BTE) * unit
+    return logits, features_BF, gradient_penalty(_summed(judge, logits, sentences.mask_BT), embedded_BTE) * unit
 
 
 def _between(judge: Any, real: Sentences, fake: Sentences) -> Tensor:

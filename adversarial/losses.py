@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.backends import cudnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from adversarial.config import Loss
+from adversarial.config import LogitLoss
 
 
-def discriminator_loss(kind: Loss, real: Tensor, fake: Tensor) -> Tensor:
+def discriminator_loss(kind: LogitLoss, real: Tensor, fake: Tensor) -> Tensor:
     """What the discriminator minimises, averaged over logits.
 
     | kind | formula, r real and f fake | where r = f = 0 |
@@ -59,7 +59,7 @@ def discriminator_loss(kind: Loss, real: Tensor, fake: Tensor) -> Tensor:
     raise ValueError(f"unknown loss {kind!r}")
 
 
-def generator_loss(kind: Loss, real: Tensor, fake: Tensor) -> Tensor:
+def generator_loss(kind: LogitLoss, real: Tensor, fake: Tensor) -> Tensor:
     """What the generator minimises; for `bce` the non-saturating loss, whose gradient stays large where D is sure.
 
     | kind | formula | where r = f = 0 |

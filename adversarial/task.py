@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial.config import GANConfig
+from adversarial.estimators.clipped import clipped_step
 from adversarial.estimators.cooperative import cooperative_step, mediator_loss
 from adversarial.estimators.game import Game
 from adversarial.estimators.reinforce import dense_step, importance_step, mean_baseline, rollout_step
@@ -31,9 +32,12 @@ ESTIMATORS: Mapping[str, Callable[[Game, Sentences], tuple[Tensor, dict[str, flo
     "rollouts": rollout_step,
     "dense": dense_step,
     "importance": importance_step,
+    "clipped": clipped_step,
     "cooperative": cooperative_step,
 }
 """By name: from the players and real sentences to the generator's loss and what to log."""
+THROUGH_TOKENS = ("straight_through", "gumbel")
+"""Those whose gradient passes through the discriminator; for the others it only scores."""
 
 
 class Collapsed(UserError, RuntimeError):
@@ -93,7 +97,7 @@ class GanTask:
         self.cooperative = config.estimator == "cooperative"
         if self.cooperative:
             self.mediator_mle = Updater(judge, config.mle, runtime, self.mle_steps)
-        if config.critic:
+        if config.baseline == "critic":
             self.critic = Updater(ValueHead(model.width), _critic_optimizer(config), runtime, self.adversarial_steps)
         self.fakes = FakePool(config.replay)
         self.step = 0
@@ -140,12 +144,14 @@ class GanTask:
         if self.config.adversarial_dropout is not None:
             set_dropout(self.model, self.config.adversarial_dropout)
         round_ = step - self.mle_steps
-        for updater in (self.discriminator, self.generator, *([self.critic] if self.config.critic else [])):
-            updater.follow(round_, self.adversarial_steps)
+        for updater in (self.discriminator, self.generator, getattr(self, "critic", None)):
+            if updater is not None:
+                updater.follow(round_, self.adversarial_steps)
         metrics = self._discriminator_steps(batch)
         if round_ >= self.warmup_steps:
+            game = self._game(round_)
             for turn in range(self.config.generator_steps):
-                metrics |= self._generator_step(batch if turn == 0 else self.text.real(len(batch)), round_)
+                metrics |= self._generator_step(game, batch if turn == 0 else self.text.real(len(batch)))
         metrics["tokens"] = float(batch.mask_BT.sum())
         metrics |= self._choose_weights(self.config.steps)
         self._require_variety(metrics)
@@ -191,7 +197,7 @@ class GanTask:
         if self.cooperative:
             metrics["validation_nll/mediator"] = self.text.validate(self.discriminator.module)  # type: ignore[arg-type]
         if adversarial:
-            if not self.cooperative:
+            if not self.cooperative and self.config.loss != "ranking":
                 metrics["accuracy/unseen"] = accuracy_on_real(self.discriminator.module, self.text.unseen())
             if not self.config.select_generator:
                 return metrics
@@ -245,13 +251,17 @@ class GanTask:
         report = self.discriminator.step(loss)
         return {**metrics, "grad_norm/discriminator": report.grad_norm}
 
-    def _generator_step(self, real: Sentences, round_: int) -> dict[str, float]:
-        config, text = self.config, self.text
-        game = Game(
-            self.model, self.discriminator.module, self._baseline, config, text.bos_id, text.eos_id, text.max_tokens,
-            self.sample, round_ / max(1, self.adversarial_steps),
+    def _game(self, round_: int) -> Game:
+        text = self.text
+        return Game(
+            self.model, self.discriminator.module, self._baseline, self.config, text.bos_id, text.eos_id,
+            text.max_tokens, self.sample, round_ / max(1, self.adversarial_steps), {},
         )  # fmt: skip
-        with frozen(self.discriminator.module), self.runtime.autocast():
+
+    def _generator_step(self, game: Game, real: Sentences) -> dict[str, float]:
+        config = self.config
+        noisy = config.estimator in THROUGH_TOKENS
+        with frozen(self.discriminator.module, training=noisy), self.runtime.autocast():
             loss, metrics = ESTIMATORS[config.estimator](game, real)
             if config.mle_weight:
                 loss_sum, count = self._mle_terms(real)
@@ -261,8 +271,10 @@ class GanTask:
         return {**metrics, "grad_norm/generator": report.grad_norm, "lr": report.lr}
 
     def _baseline(self, hidden_BTD: Tensor, rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """What rewards were to be expected: the critic's prediction, which then learns from them, or the mean."""
-        if not self.config.critic:
+        """What rewards were to be expected: nothing, the mean, or the critic's prediction, which then learns."""
+        if self.config.baseline == "none":
+            return torch.zeros_like(rewards_BT)
+        if self.config.baseline == "mean":
             return mean_baseline(rewards_BT, mask_BT)
         predicted_BT = self.critic.module(hidden_BTD.detach())
         self.critic.step(masked_mean((rewards_BT - predicted_BT).square(), mask_BT) / 2)
@@ -335,13 +347,21 @@ def _critic_optimizer(config: GANConfig) -> OptimConfig:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Within the block no gradient is formed for the module's parameters; one still passes through it."""
+def frozen(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Within the block no gradient is formed for the module's parameters; one still passes through it.
+
+    Args:
+        module: a discriminator.
+        training: whether its dropout is at work meanwhile; a reward would be blurred by it.
+    """
+    before = module.training
+    module.train(training)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
+        module.train(before)
         for parameter in parameters:
             parameter.requires_grad_(True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from adversarial.config import GANConfig
 from adversarial.estimators.game import Game
-from adversarial.estimators.reinforce import mean_baseline, rollout_rewards
+from adversarial.estimators.reinforce import mean_baseline, reward_of, rollout_rewards
 from adversarial.generator import Sentences, draw_samples
 from adversarial.task import GanTask
 from adversarial.trainers import GANTrainer
@@ -58,12 +58,12 @@ def main() -> None:
     sentences = Sentences.of(task.sample(64))
     game = Game(
         task.model, task.discriminator.module.eval(), lambda _, rewards, mask: mean_baseline(rewards, mask),
-        task.config, 0, None, 20, task.sample, 0.0,
+        task.config, 0, None, 20, task.sample, 0.0, {},
     )  # fmt: skip
 
     def rewards() -> None:
         with task.runtime.autocast():
-            rollout_rewards(game, sentences, 16)
+            rollout_rewards(game, sentences, 16, reward_of(game, batch))
 
     def samples() -> None:
         for _ in range(10):

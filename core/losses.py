@@ -94,6 +94,28 @@ def lm_loss(
     return total, count
 
 
+def clipped_surrogate_loss(logprobs_BT: Tensor, behaviour_BT: Tensor, advantage_BT: Tensor, *, clip: float) -> Tensor:
+    """-min(rho A, clamp(rho, 1 - clip, 1 + clip) A) with the probability ratio rho = p / p_behaviour.
+
+    Args:
+        logprobs_BT: log-probabilities of the sampled tokens, with gradient.
+        behaviour_BT: their log-probabilities when they were drawn.
+        advantage_BT: A; a constant.
+        clip: how far the ratio may move; 0 means no limit.
+
+    Returns:
+        loss_BT.
+
+    References:
+        Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347.
+    """
+    ratio_BT = (logprobs_BT - behaviour_BT.detach()).exp()
+    gain_BT = ratio_BT * advantage_BT.detach()
+    if not clip:
+        return -gain_BT
+    return -torch.minimum(gain_BT, ratio_BT.clamp(1 - clip, 1 + clip) * advantage_BT.detach())
+
+
 def linear_cross_entropy(
     hidden_ND: Tensor,
     head: nn.Linear,

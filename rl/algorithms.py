@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from core.losses import clipped_surrogate_loss
 from rl.advantages import AdvantageFn, gae_advantages, return_advantages
 from rl.config import PolicyConfig
-from rl.losses import clipped_surrogate_loss, reinforce_loss
+from rl.losses import reinforce_loss
 
 PolicyLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logprobs_BT with gradient, behaviour logprobs_BT, advantage_BT) → loss_BT."""

@@ -57,10 +57,8 @@ def cooperative_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, flo
     half = len(real) // 2
     read = Sentences.join(real.part(0, half), fake.part(0, len(fake) - half)) if forward else fake
     mediator = game.judge
-    mediator.eval()
     with torch.no_grad():
         goal_BTD = hidden_states(mediator, read, game.bos_id)
-    mediator.train()
     own_BTD = hidden_states(game.generator, read, game.bos_id)
     total = linear_kl(
         own_BTD.flatten(0, 1), game.generator.lm_head, goal_BTD.flatten(0, 1), mediator.lm_head,

@@ -28,6 +28,8 @@ class Game:
     """Draw so many sentences from the present generator."""
     progress: float
     """Share of the adversarial phase that is done, 0 to 1."""
+    kept: dict[str, Any]
+    """What an estimator keeps from one of the round's generator steps to the next; empty at the first."""
 
     def score(self, sentences: Sentences) -> tuple[Tensor, Tensor]:
         """(logits, features) of the discriminator for sentences of tokens."""

@@ -6,16 +6,19 @@ References:
     Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from adversarial.estimators.game import Game, sentence_logits
 from adversarial.generator import Sentences, hidden_states, weighted_nll
+from adversarial.ranking import rank_scores
 from core.generate import generate
 from core.losses import linear_cross_entropy, masked_mean
 
+Reward = Callable[[Tensor, Tensor], Tensor]
+"""From logit_B and features_BF of sentences to reward_B."""
 _JUDGED = 256
 
 
@@ -59,17 +62,27 @@ def rollout_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, float]]
         Yu et al. 2017, "SeqGAN", arXiv:1609.05473.
     """
     sentences = Sentences.of(game.sample(len(real)))
-    rewards_BT = rollout_rewards(game, sentences, game.config.num_rollouts, reward_of(game.config.reward))
+    rewards_BT = rollout_rewards(game, sentences, game.config.num_rollouts, reward_of(game, real))
     return reinforce_loss(game, rewards_BT, sentences)
 
 
-def reward_of(kind: str) -> Any:
-    """From a logit to a reward: `probability` sigmoid(logit), as in the papers, or the `logit` itself."""
-    return torch.sigmoid if kind == "probability" else lambda logit: logit
+def reward_of(game: Game, real: Sentences) -> Reward:
+    """What the config says that a sentence is worth, by its logit_B and features_BF.
+
+    `probability` is sigmoid(logit), `logit` the logit itself, `rank` RankGAN's score among the real sentences.
+    """
+    if game.config.reward == "rank":
+        half = len(real) // 2
+        with torch.no_grad():
+            _, real_BF = game.score(real)
+        return lambda logit_B, features_BF: rank_scores(features_BF, real_BF[:half], real_BF[half:])
+    if game.config.reward == "probability":
+        return lambda logit_B, features_BF: torch.sigmoid(logit_B)
+    return lambda logit_B, features_BF: logit_B
 
 
 @torch.no_grad()
-def rollout_rewards(game: Game, sentences: Sentences, num_rollouts: int, reward: Any = torch.sigmoid) -> Tensor:
+def rollout_rewards(game: Game, sentences: Sentences, num_rollouts: int, reward: Reward) -> Tensor:
     """reward_BT: of each token the mean reward of `num_rollouts` sentences that begin with all up to it.
 
     The last token's reward is that of the sentence itself. The generator draws with its key-value cache, without
@@ -79,14 +92,17 @@ def rollout_rewards(game: Game, sentences: Sentences, num_rollouts: int, reward:
         game: the players.
         sentences: drawn from the generator.
         num_rollouts: G.
-        reward: from logits to rewards.
+        reward: see `reward_of`.
     """
 
     def judged(some: Sentences) -> Tensor:
         # A few hundred at a time stay in the processor's cache.
-        parts = [some.part(start, start + _JUDGED) for start in range(0, len(some), _JUDGED)]
-        logits = [sentence_logits(game.score(part)[0], part, per_token=game.judge.per_token) for part in parts]
-        return reward(torch.cat(logits))
+        rewards = []
+        for start in range(0, len(some), _JUDGED):
+            part = some.part(start, start + _JUDGED)
+            logits, features_BF = game.score(part)
+            rewards.append(reward(sentence_logits(logits, part, per_token=game.judge.per_token), features_BF))
+        return torch.cat(rewards)
 
     final_B = judged(sentences)
     rewards_BT = final_B[:, None].expand(sentences.tokens_BT.shape).clone()

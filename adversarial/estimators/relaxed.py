@@ -44,6 +44,7 @@ def judged_loss(game: Game, onehot_BTV: Tensor, mask_BT: Tensor, real: Sentences
         real_logits, real_BF = game.score(real)
     if judge.per_token:
         fake_logits, real_logits = fake_logits[mask_BT], real_logits[real.mask_BT]
+    assert config.loss != "ranking"  # the config has seen to it
     adversarial = generator_loss(config.loss, real_logits, fake_logits)
     match = feature_matching if config.feature_loss == "mean" else mean_discrepancy
     matching = match(real_BF, fake_BF)

@@ -34,7 +34,7 @@ def game(model: Generator, mediator: Generator, **changes: Any) -> Game:
     def sample(count: int) -> Any:
         return draw_samples(model, count, max_tokens=LENGTH, bos_id=BOS, eos_id=EOS)
 
-    return Game(model, mediator, lambda *_: torch.zeros(()), config, BOS, EOS, LENGTH, sample, 0.0)
+    return Game(model, mediator, lambda *_: torch.zeros(()), config, BOS, EOS, LENGTH, sample, 0.0, {})
 
 
 def mean_nll(model: Generator, sentences: Sentences) -> float:

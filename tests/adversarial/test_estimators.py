@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial.config import GANConfig
+from adversarial.estimators.clipped import CLIP, clipped_step
 from adversarial.estimators.game import Game
 from adversarial.estimators.reinforce import (
     dense_step,
@@ -16,6 +17,7 @@ from adversarial.estimators.reinforce import (
     importance_step,
     mean_baseline,
     reinforce_loss,
+    reward_of,
     rollout_rewards,
     rollout_step,
 )
@@ -66,7 +68,7 @@ def game(model: Generator, *, player: Any = None, eos_id: int | None = EOS, **ch
         return mean_baseline(rewards_BT, mask_BT)
 
     config = GANConfig(adversarial_weight=1.0, feature_weight=0.0, **changes)
-    return Game(model, player or Counting(), baseline, config, BOS, eos_id, LENGTH, sample, 0.5)
+    return Game(model, player or Counting(), baseline, config, BOS, eos_id, LENGTH, sample, 0.5, {})
 
 
 def every_sentence() -> Sentences:
@@ -107,7 +109,7 @@ def test_roll_outs_give_the_expected_reward_of_each_prefix(model: Generator) -> 
         p_B = probabilities(model, everything)
         worth_B = torch.sigmoid(players.score(everything)[0])
     first = Sentences.from_lists([[3, 0, 3], [0, EOS], [EOS]], torch.device("cpu"))
-    found = rollout_rewards(players, first, 3000)
+    found = rollout_rewards(players, first, 3000, reward_of(players, first))
     for row, prefix in ((0, [3]), (0, [3, 0]), (1, [0])):
         known = len(prefix)
         begins_B = (everything.tokens_BT[:, :known] == torch.tensor(prefix)).all(1)
@@ -158,6 +160,7 @@ def test_the_mean_baseline_leaves_padding_out() -> None:
         (rollout_step, {"estimator": "rollouts", "num_rollouts": 4}),
         (dense_step, {"estimator": "dense", "judge": "tokens"}),
         (importance_step, {"estimator": "importance"}),
+        (clipped_step, {"estimator": "clipped"}),
         (straight_through_step, {}),
         (gumbel_step, {"estimator": "gumbel", "inverse_temperature": 4.0}),
     ],
@@ -178,7 +181,7 @@ def test_every_estimator_makes_the_rewarded_token_more_frequent(
 
     before = frequency()
     for _ in range(25):
-        loss, metrics = step(players, real)
+        loss, metrics = step(replace(players, kept={}), real)
         assert all(isinstance(value, float) for value in metrics.values())
         optimizer.zero_grad()
         loss.backward()
@@ -195,6 +198,25 @@ def test_importance_weights_by_hand(model: Generator) -> None:
     expected = -((weights - 0.5) * probabilities(model, drawn).log()).sum() / 2.5
     torch.testing.assert_close(loss, expected)
     assert metrics["effective_samples"] == pytest.approx(float(1 / weights.square().sum()))
+
+
+def test_a_token_that_has_moved_far_enough_is_left_alone(model: Generator) -> None:
+    players = game(model, estimator="clipped")
+    drawn = Sentences.from_lists([[3, 3, EOS], [0, EOS]], torch.device("cpu"))
+    players = replace(players, sample=lambda count: _Drawn(drawn))
+    first = gradients(model, clipped_step(players, drawn)[0])
+    # At the first step every ratio is 1, so that it is REINFORCE with standardised rewards: +-1/sqrt(2).
+    log_p_B = probabilities(model, drawn).log()
+    expected = gradients(model, -(torch.tensor([1.0, -1.0]) / 2**0.5 * log_p_B).sum() / 5)
+    torch.testing.assert_close(first, expected, rtol=1e-3, atol=1e-5)
+    # As if all tokens had been a third as likely when they were drawn: what was rewarded has moved far enough, what was
+    # punished must come back.
+    players.kept["drawn"] -= torch.tensor(3.0).log()
+    loss, metrics = clipped_step(players, drawn)
+    expected = gradients(model, probabilities(model, drawn)[1].log() * 3 / 2**0.5 / 5)
+    torch.testing.assert_close(gradients(model, loss), expected, rtol=1e-3, atol=1e-5)
+    assert metrics["clipped"] == 1.0
+    assert float(loss.detach()) == pytest.approx((-(1 + CLIP) * 3 + 3 * 2) / 2**0.5 / 5, rel=1e-4)
 
 
 class _Drawn:

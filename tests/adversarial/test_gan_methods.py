@@ -13,14 +13,25 @@ from adversarial.task import Collapsed, GanTask
 from adversarial.trainers import GANTrainer
 from core.config import ModelConfig, OptimConfig
 
+DROPOUT = ModelConfig(width=16, num_layers=1, num_heads=1, max_length=32, dropout=0.1)
 METHODS: dict[str, dict[str, Any]] = {
-    "rollouts": {"estimator": "rollouts", "judge": "light_cnn", "num_rollouts": 2, "critic": True, "network": "lstm"},
-    "dense": {"estimator": "dense", "judge": "tokens", "critic": True, "network": "lstm"},
+    "rollouts": {
+        "estimator": "rollouts", "judge": "light_cnn", "num_rollouts": 2, "baseline": "critic", "network": "lstm",
+    },
+    "dense": {"estimator": "dense", "judge": "tokens", "baseline": "critic", "network": "lstm"},
     "gumbel": {
         "estimator": "gumbel", "judge": "representations", "judge_width": 4, "loss": "relativistic", "penalty": 0.0,
         "network": "lstm",
     },
     "importance": {"estimator": "importance", "judge": "attention", "judge_dropout": 0.1},
+    "clipped": {
+        "estimator": "clipped", "judge": "attention", "loss": "relativistic", "generator_steps": 3,
+        "adversarial_dropout": 0.0,
+    },
+    "ranking": {
+        "estimator": "rollouts", "judge": "light_cnn", "loss": "ranking", "reward": "rank", "baseline": "none",
+        "num_rollouts": 2, "penalty": 0.0,
+    },
     "cooperative": {"estimator": "cooperative", "judge": "mediator", "penalty": 0.0, "network": "lstm",
         "adversarial_dropout": 0.3,
     },
@@ -36,7 +47,7 @@ def make_config(out: Path, **changes: Any) -> GANConfig:
         "out": out, "train_lines": 100, "held_out_lines": 20, "eval_samples": 20, "sample_lines": 3, "steps": 8,
         "mle_fraction": 0.5, "discriminator_warmup": 0.0, "batch_size": 8, "threads": 1, "device": "cpu",
         "log_every": 1, "discriminator_steps": 2, "select_every": 2,
-        "model": ModelConfig(width=16, num_layers=1, num_heads=1, max_length=32, dropout=0.1),
+        "model": DROPOUT,
         "optim": OptimConfig(lr=1e-3, ema_decay=0.9),
     }  # fmt: skip
     return GANConfig(**{**settings, **changes})
@@ -65,14 +76,16 @@ def test_a_stopped_run_of_every_method_goes_on_with_equal_bits(
     assert second.train() == scores
     assert lines_of(tmp_path / "cut") == lines_of(tmp_path / "whole")
     saved = GANTrainer.load(tmp_path / "whole", device="cpu").save(tmp_path / "saved")
-    further = {"critic.safetensors"} if whole.config.critic else set()
+    further = {"critic.safetensors"} if whole.config.baseline == "critic" else set()
     assert {p.name for p in saved.glob("*.safetensors")} == {
         "generator.safetensors",
         "discriminator.safetensors",
         *further,
     }
     last = lines_of(tmp_path / "whole")[-2]
-    judged = {"loss/mediator"} if "coop" in whole.config.estimator else {"loss/discriminator", "accuracy/unseen"}
+    judged = {"loss/mediator" if whole.config.judge == "mediator" else "loss/discriminator"}
+    if method not in ("cooperative", "cot", "ranking"):
+        judged.add("accuracy/unseen")
     assert {"unique", "validation_nll", *judged} <= set(last)
 
 
@@ -145,7 +158,10 @@ def test_a_generator_that_says_one_thing_stops_the_run(tmp_path: Path) -> None:
     [
         ({"estimator": "dense"}, "estimator dense needs a logit for every token: set judge to tokens"),
         ({"judge": "tokens", "loss": "relativistic"}, "use relativistic_average"),
-        ({"critic": True}, "critic is for the estimators rollouts and dense, got straight_through"),
+        ({"baseline": "critic"}, "baseline critic is for the estimators rollouts and dense, got straight_through"),
+        ({"reward": "rank", "estimator": "rollouts"}, "loss ranking, reward rank and a judge of sentences go together"),
+        ({"reward": "logit"}, "reward logit is for the estimator rollouts, got straight_through"),
+        ({"estimator": "clipped", "model": DROPOUT}, "set adversarial_dropout to 0"),
         ({"replay": 1.5}, r"replay must be in \[0, 1\], got 1.5"),
         ({"judge_dropout": 1.0}, r"judge_dropout must be in \[0, 1\), got 1"),
         ({"inverse_temperature": 0.5}, "inverse_temperature must be >= 1, got 0.5"),

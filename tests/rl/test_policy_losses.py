@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from core.losses import clipped_surrogate_loss
 from rl.losses import (
-    clipped_surrogate_loss,
     clipped_value_loss,
     kl_estimates,
     reinforce_loss,
