@@ -71,6 +71,8 @@ class GANConfig(RunConfig):
     generator, with weights of its own, for `cooperative`."""
     judge_width: int = 64
     """Embedding width of the convolutional discriminators."""
+    judge_filters: int = 160
+    """Filters of `light_cnn`, for windows of 2, 3 and 4 words: two, two and one fifth of them."""
     judge_dropout: float = 0.0
     """Dropout of the discriminator."""
     spectral_norm: bool = False
@@ -90,6 +92,8 @@ class GANConfig(RunConfig):
     """The discriminator's optimiser; its schedule spans the adversarial phase."""
     discriminator_steps: int = 1
     """Discriminator updates in each round."""
+    discriminator_batch: int = 0
+    """Real sentences in each of them, and as many generated ones; 0: `batch_size`, over all processes."""
     generator_steps: int = 1
     """Generator updates in each round, which is one training step of the adversarial phase."""
     fakes_per_round: int = 0
@@ -170,8 +174,10 @@ class GANConfig(RunConfig):
         )
         for name in ("min_count", "discriminator_steps", "generator_steps", "judge_width", "num_rollouts"):
             require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        require(self.judge_filters >= 5, f"judge_filters must be >= 5, got {self.judge_filters}")
         require(self.max_vocabulary > 4, f"max_vocabulary must be > 4, got {self.max_vocabulary}")
-        require(self.fakes_per_round >= 0, f"fakes_per_round must be >= 0, got {self.fakes_per_round}")
+        for name in ("fakes_per_round", "discriminator_batch"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require(
             self.adversarial_dropout is None or 0 <= self.adversarial_dropout < 1,
             f"adversarial_dropout must be in [0, 1), got {self.adversarial_dropout}",

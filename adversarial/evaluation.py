@@ -13,6 +13,7 @@ from adversarial.corpus import Corpus
 from adversarial.generator import Generator, Sentences, draw_samples, token_losses
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_sums
+from core.metrics.copies import CopyFinder
 from core.metrics.ngrams import distinct_n, unique_fraction
 from core.sampling import Sampling
 
@@ -36,6 +37,7 @@ class TextEvaluation:
     | self_bleu_2 … | the same of each sentence against all others | near real text's |
     | unique, distinct_2 | different sentences, different bigrams, each over all | near real text's |
     | new | generated sentences that are no training line | near that of fresh real text |
+    | longest_copy | mean number of words of the longest run that a training line has too | near held-out text's |
     | length | mean number of words | near real text's |
 
     All samples are drawn at temperature 1: a lower one raises valid and BLEU at the price of variety.
@@ -61,6 +63,11 @@ class TextEvaluation:
     def references(self) -> ReferenceIndex:
         """The held-out lines, ready for BLEU."""
         return ReferenceIndex([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+
+    @cached_property
+    def copies(self) -> CopyFinder:
+        """Finds what was copied from the training lines."""
+        return CopyFinder([self.corpus.tokenizer.split(line) for line in self.corpus.train])
 
     def score(self, model: Generator) -> dict[str, float]:
         """Scores of a generator as plain numbers."""
@@ -105,6 +112,7 @@ class TextEvaluation:
         scores["distinct_2"] = distinct_n(words, 2)
         if oracle is None:
             scores["new"] = sum(text not in self._training for text in texts) / len(texts)
+            scores["longest_copy"] = bootstrap_mean([float(run) for run in self.copies.longest(words)])
             scores["length"] = sum(map(len, words)) / len(words)
         return scores
 
@@ -149,6 +157,17 @@ class TextEvaluation:
             rows[0]["nll"] = grammar.entropy / (grammar.mean_length + 1)
         for row in rows:
             row.pop("new", None)  # they were drawn from the training lines
+            row.pop("longest_copy", None)
+        if self.corpus.oracle is None:
+            held_out = self.corpus.held_out
+            split = [self.corpus.tokenizer.split(line) for line in held_out]
+            scores: Scores = {
+                "unique": unique_fraction(split),
+                "new": sum(line not in self._training for line in held_out) / len(held_out),
+                "longest_copy": bootstrap_mean([float(run) for run in self.copies.longest(split)]),
+                "length": sum(map(len, split)) / len(split),
+            }
+            rows.append(as_row("held-out text", scores))
         return rows
 
 

@@ -26,7 +26,7 @@ from adversarial.oracle import START, Oracle
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.sampling import Sampling
 
-INVERSE_TEMPERATURES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.4)
+INVERSE_TEMPERATURES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3, 2.4, 2.6, 2.8)
 """Factors of the logits."""
 EXPONENTS = (0.05, 0.1, 0.15, 0.2, 0.25)
 """Of the sequence's probability in rejection."""

@@ -15,7 +15,7 @@ from adversarial.ranking import ranking_loss
 from core.losses import masked_mean
 
 
-def judge_loss(judge: Any, config: GANConfig, real: Sentences, fake: Sentences) -> tuple[Tensor, dict[str, float]]:
+def judge_loss(judge: Any, config: GANConfig, real: Sentences, fake: Sentences) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and penalties together, with gradient, and what to log.
 
     Args:
@@ -47,12 +47,12 @@ def judge_loss(judge: Any, config: GANConfig, real: Sentences, fake: Sentences) 
     else:
         loss = discriminator_loss(config.loss, real_logits, fake_logits)
     metrics = {
-        "loss/discriminator": float(loss.detach()),
-        "accuracy/real": float((real_logits > 0).float().mean()),
-        "accuracy/fake": float((fake_logits <= 0).float().mean()),
+        "loss/discriminator": loss.detach(),
+        "accuracy/real": (real_logits > 0).float().mean(),
+        "accuracy/fake": (fake_logits <= 0).float().mean(),
     }
     if config.penalty or config.fake_penalty or config.interpolated_penalty:
-        metrics["penalty"] = float(penalty.detach())
+        metrics["penalty"] = penalty.detach()
     return loss + penalty, metrics
 
 

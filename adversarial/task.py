@@ -23,6 +23,7 @@ from core.interfaces import Samples
 from core.losses import masked_mean
 from core.nn.networks import set_dropout
 from core.policy import ValueHead
+from core.training import distributed
 from core.training.runtime import Runtime
 from core.training.update import Updater
 
@@ -227,25 +228,25 @@ class GanTask:
     def _discriminator_steps(self, batch: Sentences) -> dict[str, float]:
         """`discriminator_steps` updates on the real batch and fresh ones, each against as many generated sentences."""
         config = self.config
-        size = len(batch)
+        size = config.discriminator_batch // distributed.world() or len(batch)
         metrics: dict[str, float] = {}
         counts = config.fakes_per_round or config.discriminator_steps * size
         self.fakes.renew(lambda count: Sentences.of(self.sample(count)), counts)
         metrics["unique"] = self.fakes.unique
         for turn in range(config.discriminator_steps):
-            real = batch if turn == 0 else self.text.real(size)
+            real = batch if turn == 0 and len(batch) == size else self.text.real(size)
             fake = self.fakes.take(size)
-            metrics |= self._mediator_step(real, fake) if self.cooperative else self._discriminator_step(real, fake)
-        return metrics
+            last = self._mediator_step(real, fake) if self.cooperative else self._discriminator_step(real, fake)
+        return metrics | {name: float(value) for name, value in last.items()}
 
-    def _mediator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
+    def _mediator_step(self, real: Sentences, fake: Sentences) -> dict[str, Tensor | float]:
         mediator: Any = self.discriminator.module
         with self.runtime.autocast():
             loss = mediator_loss(mediator, real, fake, self.config.fake_weight, self.text.bos_id)
         report = self.discriminator.step(loss)
         return {"loss/mediator": report.loss, "grad_norm/mediator": report.grad_norm}
 
-    def _discriminator_step(self, real: Sentences, fake: Sentences) -> dict[str, float]:
+    def _discriminator_step(self, real: Sentences, fake: Sentences) -> dict[str, Tensor | float]:
         with self.runtime.autocast():
             loss, metrics = judge_loss(self.discriminator.module, self.config, real, fake)
         report = self.discriminator.step(loss)

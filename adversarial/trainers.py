@@ -44,20 +44,25 @@ class RunText:
         self.fingerprint = corpus.tokenizer.fingerprint
         self.score = evaluation.score
         self._corpus, self._evaluation, self._device = corpus, evaluation, device
-        self._rows = corpus.encode(corpus.train)
+        self._train = Sentences.from_lists(corpus.encode(corpus.train), device)
+        self._lengths_N = self._train.mask_BT.sum(1)
 
     @property
     def size(self) -> int:
         """Number of training sentences."""
-        return len(self._rows)
+        return len(self._train)
 
     def batch(self, chosen: Sequence[int]) -> Sentences:
         """Training sentences by their numbers."""
-        return Sentences.from_lists([self._rows[index] for index in chosen], self._device)
+        return self._rows(torch.tensor(chosen, device=self._device))
 
     def real(self, count: int) -> Sentences:
         """Training sentences drawn at random."""
-        return self.batch(torch.randint(self.size, (count,)).tolist())
+        return self._rows(torch.randint(self.size, (count,)).to(self._device))
+
+    def _rows(self, chosen_B: torch.Tensor) -> Sentences:
+        longest = int(self._lengths_N[chosen_B].max())
+        return Sentences(self._train.tokens_BT[chosen_B, :longest], self._train.mask_BT[chosen_B, :longest])
 
     def validate(self, model: Generator) -> float:
         """nll of the validation lines."""

@@ -16,9 +16,6 @@ from adversarial.discriminators.ratio import RatioDiscriminator
 from adversarial.discriminators.representations import RepresentationsDiscriminator
 from adversarial.generator import build_generator
 
-LIGHT_FILTERS = ((2, 64), (3, 64), (4, 32))
-"""A tenth of the cost of the classic ones."""
-
 
 class Discriminator(Protocol):
     """What every discriminator does; each is an `nn.Module`."""
@@ -58,12 +55,11 @@ def build_discriminator(config: GANConfig, vocab_size: int, max_tokens: int, bos
     shape = replace(config.model, vocab_size=vocab_size, dropout=0.0)
     judge: nn.Module
     if config.judge in ("cnn", "light_cnn"):
+        part = config.judge_filters // 5
+        light = ((2, 2 * part), (3, 2 * part), (4, part))
+        filters = CLASSIC_FILTERS if config.judge == "cnn" else light
         judge = ConvolutionalDiscriminator(
-            vocab_size,
-            max_tokens,
-            width=config.judge_width,
-            filters=CLASSIC_FILTERS if config.judge == "cnn" else LIGHT_FILTERS,
-            dropout=config.judge_dropout,
+            vocab_size, max_tokens, width=config.judge_width, filters=filters, dropout=config.judge_dropout
         )
     elif config.judge == "representations":
         judge = RepresentationsDiscriminator(

@@ -63,7 +63,8 @@ def test_a_text_file_goes_through_both_phases(text: Path, tmp_path: Path) -> Non
 
     stored = json.loads((tmp_path / "run" / "eval.json").read_text("utf-8"))
     rows = {row["name"]: row for row in stored["rows"]}
-    assert list(rows) == ["untrained", "MLE start", "model", "training text (ceiling)", "shuffled words (floor)"]
+    texts = ["training text (ceiling)", "shuffled words (floor)", "held-out text"]
+    assert list(rows) == ["untrained", "MLE start", "model", *texts]
     assert "valid" not in scores
     assert {"nll", "bleu_2", "bleu_5", "self_bleu_4", "unique", "distinct_2"} <= set(scores)
     assert rows["model"]["nll"]["value"] == pytest.approx(scores["nll"])

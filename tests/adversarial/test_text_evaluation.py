@@ -60,7 +60,7 @@ def test_an_untrained_model_is_near_the_uniform_nll(
 
 
 def test_real_text_beats_shuffled_text(evaluation: TextEvaluation, corpus: Corpus) -> None:
-    real, shuffled = evaluation.text_rows()
+    real, shuffled, held_out = evaluation.text_rows()
     assert real["valid"]["value"] == 1
     assert shuffled["valid"]["value"] < 0.2
     assert corpus.grammar is not None
@@ -68,6 +68,9 @@ def test_real_text_beats_shuffled_text(evaluation: TextEvaluation, corpus: Corpu
     for order in range(2, 6):
         assert real[f"bleu_{order}"]["value"] > shuffled[f"bleu_{order}"]["value"]
     assert real["length"] == shuffled["length"]
+    assert "new" not in real
+    assert held_out["new"] == sum(line not in corpus.train for line in corpus.held_out) / len(corpus.held_out)
+    assert 2 < held_out["longest_copy"]["value"] < held_out["length"]
 
 
 def test_scores_of_three_sentences_by_hand(evaluation: TextEvaluation, corpus: Corpus) -> None:
