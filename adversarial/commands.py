@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from adversarial.frontier import Frontier
 
 
+MEANING = {
+    "nll_oracle": "quality: lower is better",
+    "nll_test": "diversity: lower is better",
+    "self_bleu_5": "sameness: lower is better",
+    "bleu_5": "quality: higher is better",
+    "coverage": "diversity: higher is better",
+    "valid": "quality: higher is better",
+}
+"""What an axis of a frontier says."""
+
+
 def frontier(arguments: list[str]) -> int:
     """Draw the quality and diversity of text GANs over temperatures, beside their MLE start."""
     parser = Parser(
@@ -63,9 +74,8 @@ def draw(found: "Frontier", path: Path) -> None:
             [p.x for p in order], [p.y for p in order], "--" if rejected else "-", marker="o", markersize=3,
             color=colour, label=name,
         )  # fmt: skip
-    low = found.axes[1].startswith("nll")
-    axes.set_xlabel(f"{found.axes[0]} ({'quality: lower is better' if low else 'sameness: lower is better'})")
-    axes.set_ylabel(f"{found.axes[1]} ({'diversity: lower is better' if low else 'quality: higher is better'})")
+    axes.set_xlabel(f"{found.axes[0]} ({MEANING[found.axes[0]]})")
+    axes.set_ylabel(f"{found.axes[1]} ({MEANING[found.axes[1]]})")
     axes.grid(alpha=0.3)
     axes.legend()
     axes.set_title(found.signature, fontsize=7)

@@ -21,9 +21,12 @@ class GANConfig(RunConfig):
 
     text: Path | None = None
     """Your own text, one sentence a line (JSON lines, CSV and Parquet with a `text` field too)."""
-    source: Literal["grammar", "oracle"] = "grammar"
+    source: Literal["grammar", "oracle", "babyai"] = "grammar"
     """What is learned when there is no `text`. `grammar`: sentences of a small grammar, for which it can be decided
-    exactly whether a sentence is right. `oracle`: sequences of a random LSTM, which can score any sequence exactly."""
+    exactly whether a sentence is right. `oracle`: sequences of a random LSTM, which can score any sequence exactly.
+    `babyai`: instructions of the grid worlds of the package `minigrid`, of which a grammar knows all."""
+    level: str = "Synth"
+    """Whose instructions `babyai` has: Synth, SynthLoc, SynthSeq, GoToSeq, PutNextLocal, BossLevel …"""
     train_lines: int = 10_000
     """Sentences drawn to train on, when there is no `text`."""
     oracle: Path | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adversarial.config import GANConfig
 from adversarial.grammar import Grammar, english
+from adversarial.missions import mission_grammar, missions
 from adversarial.oracle import Oracle, OracleTokens
 from core.text.readers import DataError, TextReader
 from core.text.tokenizer import WordTokenizer
@@ -28,6 +29,8 @@ class Corpus:
     """Longest sentence, end-of-sequence counted."""
     grammar: Grammar | None = None
     """Decides which sentences are right, where the text is a grammar's."""
+    entropy: float | None = None
+    """Of the grammar's sentences in nats a token, end-of-sequence counted, where they were drawn from it."""
     oracle: Oracle | None = None
     """Scores any sequence, where the text is its own."""
     notes: list[str] = field(default_factory=list)
@@ -47,7 +50,7 @@ def load_corpus(config: GANConfig) -> Corpus:
     """
     if config.text is not None:
         return _from_file(config, config.text)
-    return _from_oracle(config) if config.source == "oracle" else _from_grammar(config)
+    return {"oracle": _from_oracle, "grammar": _from_grammar, "babyai": _from_babyai}[config.source](config)
 
 
 def _validation_lines(config: GANConfig) -> int:
@@ -64,12 +67,32 @@ def _from_grammar(config: GANConfig) -> Corpus:
     longest = max(len(line.split()) for line in (*train, *held_out, *validation))
     if longest + 1 > config.max_tokens:
         raise DataError(f"the grammar has sentences of {longest} words: raise max_tokens to at least {longest + 1}")
+    entropy = grammar.entropy / (grammar.mean_length + 1)
     notes = [
         f"{len(train):,} training and {len(held_out):,} held-out sentences, drawn from a grammar of "
-        f"{len(grammar.words)} words; nll cannot be below {grammar.entropy / (grammar.mean_length + 1):.3f}, its "
-        "entropy per token"
+        f"{len(grammar.words)} words; nll cannot be below {entropy:.3f}, its entropy per token"
     ]
     # All words of the grammar, so that a small sample has no unknown ones.
+    tokenizer = WordTokenizer.train([*train, *grammar.words], split="whitespace")
+    return Corpus(train, validation, held_out, tokenizer, config.max_tokens, grammar, entropy, notes=notes)
+
+
+def _from_babyai(config: GANConfig) -> Corpus:
+    # Seeds apart from one another, and those of held-out missions apart from every run's training seed.
+    train, held_out, validation = (
+        missions(config.level, count, seed=3 * config.seed + part)
+        for part, count in enumerate((config.train_lines, config.held_out_lines, _validation_lines(config)))
+    )
+    longest = max(len(line.split()) for line in (*train, *held_out, *validation))
+    if longest + 1 > config.max_tokens:
+        raise DataError(f"{config.level} has missions of {longest} words: raise max_tokens to at least {longest + 1}")
+    grammar = mission_grammar()
+    new = set(held_out) - set(train)
+    notes = [
+        f"BabyAI {config.level}: {len(train):,} training and {len(held_out):,} held-out episodes, with "
+        f"{len(set(train)):,} and {len(set(held_out)):,} different missions; {len(new):,} of the held-out ones are no "
+        "training mission, and coverage is the share of these that are among the generated sentences"
+    ]
     tokenizer = WordTokenizer.train([*train, *grammar.words], split="whitespace")
     return Corpus(train, validation, held_out, tokenizer, config.max_tokens, grammar, notes=notes)
 

@@ -1,5 +1,6 @@
 """Scores of generated sentences: likelihood of held-out text, overlap with it, variety, validity under a grammar."""
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -31,6 +32,7 @@ class TextEvaluation:
     | score | of | better |
     |---|---|---|
     | valid | generated sentences that the grammar accepts (with a grammar only) | 1 |
+    | coverage | held-out sentences that are no training sentence, and were generated (with a grammar only) | high |
     | nll_oracle | generated sequences under the oracle, nats a token (with an oracle only) | low |
     | nll | held-out text under the model, nats a token, end-of-sequence counted, padding not | low |
     | bleu_2 … bleu_5 | mean sentence BLEU, all held-out lines as references, NLTK's method1 | high |
@@ -64,6 +66,24 @@ class TextEvaluation:
         """The held-out lines, ready for BLEU."""
         return ReferenceIndex([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
 
+    def coverage(self, texts: Sequence[str]) -> float:
+        """Share of the different held-out lines that are no training lines which are among the texts; NaN without any.
+
+        It grows with the number of texts: compare equal numbers only.
+        """
+        unseen = set(self.corpus.held_out) - self._training
+        return len(unseen.intersection(texts)) / len(unseen) if unseen else math.nan
+
+    def overlap(self, texts: Sequence[str]) -> tuple[float, float]:
+        """(self-BLEU-5, BLEU-5)."""
+        words = [self.corpus.tokenizer.split(text) for text in texts]
+        return self_bleu(words)[5], mean_sentence_bleu(words, self.references)[5]
+
+    def validity(self, texts: Sequence[str]) -> tuple[float, float]:
+        """(coverage, share of valid sentences), with a grammar."""
+        assert self.corpus.grammar is not None
+        return self.coverage(texts), sum(map(self.corpus.grammar.accepts, texts)) / len(texts)
+
     @cached_property
     def copies(self) -> CopyFinder:
         """Finds what was copied from the training lines."""
@@ -78,7 +98,7 @@ class TextEvaluation:
         nll_N2 = self.likelihoods(model)
         nll = bootstrap_sums(nll_N2.numpy(), lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1])
         scores = self.score_texts(self.generate(model, self.count))
-        first: Scores = {name: scores.pop(name) for name in ("valid", "nll_oracle") if name in scores}
+        first: Scores = {name: scores.pop(name) for name in ("valid", "coverage", "nll_oracle") if name in scores}
         return {**first, "nll": nll, **scores}
 
     def generate(self, model: Generator, count: int, sampling: Sampling | None = None) -> list[str]:
@@ -99,6 +119,7 @@ class TextEvaluation:
         scores: Scores = {}
         if self.corpus.grammar is not None:
             scores["valid"] = bootstrap_mean([float(self.corpus.grammar.accepts(text)) for text in texts])
+            scores["coverage"] = self.coverage(texts)
         oracle = self.corpus.oracle
         if oracle is not None:
             tokens_NL = torch.tensor([self.corpus.tokenizer.encode(text) for text in texts])
@@ -150,14 +171,13 @@ class TextEvaluation:
             as_row("training text (ceiling)", self.score_texts(real)),
             as_row("shuffled words (floor)", self.score_texts(shuffled)),
         ]
-        grammar = self.corpus.grammar
         if self.corpus.oracle is not None:
             rows[0]["nll"] = rows[0]["nll_oracle"]
-        if grammar is not None:
-            rows[0]["nll"] = grammar.entropy / (grammar.mean_length + 1)
+        if self.corpus.entropy is not None:
+            rows[0]["nll"] = self.corpus.entropy
         for row in rows:
-            row.pop("new", None)  # they were drawn from the training lines
-            row.pop("longest_copy", None)
+            for name in ("new", "longest_copy", "coverage"):  # they were drawn from the training lines
+                row.pop(name, None)
         if self.corpus.oracle is None:
             held_out = self.corpus.held_out
             split = [self.corpus.tokenizer.split(line) for line in held_out]

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from adversarial.generator import Generator, Sentences, draw_samples, next_token_logits, token_losses
 from adversarial.oracle import START, Oracle
-from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.sampling import Sampling
 
 INVERSE_TEMPERATURES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3, 2.4, 2.6, 2.8)
 """Factors of the logits."""
 EXPONENTS = (0.05, 0.1, 0.15, 0.2, 0.25)
 """Of the sequence's probability in rejection."""
+Texts = Sequence[str]
 _AT_ONCE = 1000
 
 
@@ -39,9 +39,9 @@ class Point:
 
     setting: str
     x: float
-    """NLL_oracle, or self-BLEU-5."""
+    """NLL_oracle, self-BLEU-5 or coverage."""
     y: float
-    """NLL_test, or BLEU-5."""
+    """NLL_test, BLEU-5 or the share of valid sentences."""
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,19 @@ def temperature_points(
 
 
 def text_points(
-    generate: Callable[[float], Sequence[Sequence[str]]],
-    references: ReferenceIndex,
+    generate: Callable[[float], Texts],
+    measure: Callable[[Texts], tuple[float, float]],
     *,
     factors: Sequence[float] = INVERSE_TEMPERATURES,
 ) -> list[Point]:
-    """A point for each factor of the logits, where no oracle is: self-BLEU-5 against BLEU-5.
+    """A point for each factor of the logits, where no oracle is.
 
     Args:
-        generate: from a factor to the words of generated sentences.
-        references: the held-out sentences.
+        generate: from a factor to generated sentences.
+        measure: x and y of sentences.
         factors: of the logits, 1 / temperature.
     """
-    points = []
-    for factor in factors:
-        sentences = generate(factor)
-        quality, sameness = mean_sentence_bleu(sentences, references)[5], self_bleu(sentences)[5]
-        points.append(Point(f"temperature 1/{factor:g}", sameness, quality))
-    return points
+    return [Point(f"temperature 1/{factor:g}", *measure(generate(factor))) for factor in factors]
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from adversarial.config import GANConfig
 from adversarial.corpus import Corpus, load_corpus
 from adversarial.discriminators.build import build_discriminator
 from adversarial.evaluation import SAMPLING_SEED, TextEvaluation, as_row, change_in_nll
-from adversarial.frontier import Frontier, rejection_points, temperature_points, text_points
+from adversarial.frontier import Frontier, Point, rejection_points, temperature_points, text_points
 from adversarial.generator import Generator, Sentences, build_generator
 from adversarial.task import GanTask
 from core.errors import RunError
@@ -159,30 +159,29 @@ class GANTrainer(Trainer):
             start = build_generator(self.config, corpus.tokenizer.vocab_size).to(self.runtime.device)
             start.load_state_dict(task.mle_start)
             models["MLE start"] = start
-        curves = {}
-        for name, model in models.items():
-            if corpus.oracle is None:
-                curves[name] = text_points(self._words_at(model, samples), evaluation.references)
-                continue
+        held_out = len(corpus.held_out)
+        curves: dict[str, list[Point]] = {}
+        if corpus.oracle is not None:
+            axes, source = ("nll_oracle", "nll_test"), f"oracle:{corpus.oracle.name}|held-out:{held_out}|nats a token"
             held_out_NL = torch.tensor(corpus.encode(corpus.held_out))
             seed = self.config.seed + SAMPLING_SEED
-            curves[name] = temperature_points(model, corpus.oracle, held_out_NL, samples=samples, seed=seed)
-            rejected = rejection_points(model, corpus.oracle, held_out_NL, samples=samples, seed=seed)
-            curves[f"{name}, rejection"] = rejected
-        if corpus.oracle is None:
-            source = f"{len(corpus.held_out)} references|BLEU-5 method1"
+            for name, model in models.items():
+                how = (model, corpus.oracle, held_out_NL)
+                curves[name] = temperature_points(*how, samples=samples, seed=seed)
+                curves[f"{name}, rejection"] = rejection_points(*how, samples=samples, seed=seed)
         else:
-            source = f"oracle:{corpus.oracle.name}|held-out:{len(corpus.held_out)}|nats a token"
-        axes = ("self_bleu_5", "bleu_5") if corpus.oracle is None else ("nll_oracle", "nll_test")
+            if self.config.text is None and self.config.source == "babyai":
+                axes, measure, source = ("coverage", "valid"), evaluation.validity, f"BabyAI {self.config.level}"
+            else:
+                axes, measure, source = ("self_bleu_5", "bleu_5"), evaluation.overlap, "BLEU-5 method1"
+            source += f"|held-out:{held_out}"
+            for name, model in models.items():
+                curves[name] = text_points(self._texts_at(model, samples), measure)
         signature = f"{source}|samples:{samples} a point|one setting for both axes|seed:{self.config.seed}"
         return Frontier(axes, curves, signature)
 
-    def _words_at(self, model: Generator, count: int) -> Callable[[float], list[list[str]]]:
-        def words(factor: float) -> list[list[str]]:
-            texts = self.evaluation.generate(model, count, Sampling(temperature=1 / factor))
-            return [self.corpus.tokenizer.split(text) for text in texts]
-
-        return words
+    def _texts_at(self, model: Generator, count: int) -> Callable[[float], list[str]]:
+        return lambda factor: self.evaluation.generate(model, count, Sampling(temperature=1 / factor))
 
     def export_parts(self) -> tuple[Any, Tokenizer]:
         """The generator and its tokenizer, for `trillium export`."""

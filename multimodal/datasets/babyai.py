@@ -13,15 +13,13 @@ References:
     arXiv:1810.08272.
 """
 
-import contextlib
-import io
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.pretrained.sources import locate
+from core.babyai import make_level, silent
 from multimodal.datasets.hashing import hash_number
 from multimodal.examples import Example, Examples, Medium
 
@@ -73,8 +71,7 @@ def examples(
         raise ValueError(f"max_frames must be at least 2, the beginning and the end, got {max_frames}")
     if tile < 4:
         raise ValueError(f"tile must be at least 4 pixels, got {tile}")
-    locate("minigrid", verify=False)
-    env = _make(level)
+    env = make_level(level)
     failed = 0
     clips: dict[str, list[Example]] = {"train": [], "test": []}
     for part, count in (("train", train), ("test", test)):
@@ -104,21 +101,6 @@ def examples(
     )
 
 
-def _make(level: str) -> Any:
-    """The environment of a level, in its highest version."""
-    import gymnasium
-    import minigrid  # noqa: F401  (registers the levels)
-
-    names = {
-        name.removeprefix("BabyAI-").rpartition("-v")[0]: name
-        for name in sorted(gymnasium.registry)
-        if name.startswith("BabyAI-")
-    }
-    if level not in names:
-        raise ValueError(f"level must be one of BabyAI's, got {level!r}; there are: {', '.join(names)}")
-    return gymnasium.make(names[level], disable_env_checker=True).unwrapped
-
-
 def _episode(env: Any, seed: int, tile: int) -> Tensor | None:
     """clip_T3HW uint8 of an episode, or nothing where the bot did not solve it."""
     from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
@@ -129,8 +111,7 @@ def _episode(env: Any, seed: int, tile: int) -> Tensor | None:
         # Not `env.render`: it would shade what the agent sees, and spend most of the time on that.
         frames.append(env.grid.render(tile, env.agent_pos, env.agent_dir))
 
-    # The level generator prints a line for every room that it rejects.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with silent():
         env.reset(seed=seed)
         see()
         try:
