@@ -7,6 +7,8 @@ from typing import Any
 from adversarial.config import GANConfig
 from core.config import ModelConfig, OptimConfig
 
+_ADAM = OptimConfig(optimizer="adam", betas=(0.9, 0.99), max_grad_norm=5.0)
+
 
 def gan(**changes: Any) -> GANConfig:
     """A text GAN: MLE, then a discriminator, on sentences of a small grammar or on your own file (`--text FILE`).
@@ -37,7 +39,6 @@ def cooperative(**changes: Any) -> GANConfig:
     from real ones. `trillium frontier runs/cooperative` shows the gain at every temperature; it is largest at low ones.
     `--oracle FILE` takes the classic oracle, `--text FILE` your own text.
     """
-    once = OptimConfig(optimizer="adam", betas=(0.9, 0.99), max_grad_norm=5.0)
     config = GANConfig(
         out=Path("runs/cooperative"),
         source="oracle",
@@ -48,7 +49,7 @@ def cooperative(**changes: Any) -> GANConfig:
         batch_size=128,
         steps=3725,
         mle_fraction=3125 / 3725,
-        mle=dataclasses.replace(once, lr=3e-3, warmup_steps=50),
+        mle=dataclasses.replace(_ADAM, lr=3e-3, warmup_steps=50),
         select_every=300,
         estimator="cooperative",
         judge="mediator",
@@ -58,9 +59,130 @@ def cooperative(**changes: Any) -> GANConfig:
         adversarial_dropout=0.3,
         discriminator_warmup=0.0,
         penalty=0.0,
-        optim=dataclasses.replace(once, lr=1e-3),
-        discriminator=dataclasses.replace(once, lr=3e-4),
+        optim=dataclasses.replace(_ADAM, lr=1e-3),
+        discriminator=dataclasses.replace(_ADAM, lr=3e-4),
         precision="bf16",
         threads=1,
     )
     return dataclasses.replace(config, **changes)
+
+
+def seqgan(**changes: Any) -> GANConfig:
+    """SeqGAN: REINFORCE with Monte-Carlo roll-outs, judged by convolutions; an LSTM on the oracle, or `--text FILE`.
+
+    Command: trillium train adversarial:seqgan
+    Runtime: TODO
+    Expected: TODO
+    """
+    config = _classic(
+        "seqgan",
+        rounds=60,
+        estimator="rollouts",
+        baseline="none",
+        judge="light_cnn",
+        judge_width=16,
+        judge_filters=60,
+        judge_dropout=0.25,
+        discriminator_steps=100,
+        discriminator_batch=32,
+        fakes_per_round=3200,
+        discriminator=dataclasses.replace(_ADAM, lr=1e-3, schedule="constant"),
+        optim=dataclasses.replace(_ADAM, lr=1e-2, schedule="constant"),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def relgan(**changes: Any) -> GANConfig:
+    """RelGAN: relational memory, Gumbel-softmax, many representations; on the oracle, or `--text FILE`.
+
+    Command: trillium train adversarial:relgan
+    Runtime: TODO
+    Expected: TODO
+    """
+    config = _classic(
+        "relgan",
+        rounds=60,
+        network="relational",
+        estimator="gumbel",
+        inverse_temperature=100.0,
+        judge="representations",
+        judge_dropout=0.25,
+        loss="relativistic",
+        discriminator_steps=5,
+        discriminator=dataclasses.replace(_ADAM, lr=1e-4, schedule="constant"),
+        optim=dataclasses.replace(_ADAM, lr=1e-4, schedule="constant"),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def scratchgan(**changes: Any) -> GANConfig:
+    """ScratchGAN: no MLE at all; a reward for every token, from a discriminator that judges token by token.
+
+    Command: trillium train adversarial:scratchgan
+    Runtime: TODO
+    Expected: TODO
+    """
+    config = _classic(
+        "scratchgan",
+        rounds=2000,
+        estimator="dense",
+        baseline="critic",
+        judge="tokens",
+        judge_dropout=0.1,
+        select_every=100,
+        discriminator_warmup=0.0,
+        discriminator=dataclasses.replace(_ADAM, lr=5e-3, betas=(0.5, 0.99), schedule="constant"),
+        optim=dataclasses.replace(_ADAM, lr=2e-3, betas=(0.5, 0.99), schedule="constant"),
+    )
+    config = dataclasses.replace(config, mle_fraction=0.0, steps=2000)
+    return dataclasses.replace(config, **changes)
+
+
+def rpgan(**changes: Any) -> GANConfig:
+    """RpGAN: pairs of real and generated sentences, gradient penalties on both, straight-through samples.
+
+    Command: trillium train adversarial:rpgan
+    Runtime: TODO
+    Expected: TODO
+    """
+    config = _classic(
+        "rpgan",
+        rounds=400,
+        estimator="straight_through",
+        judge="ratio",
+        loss="relativistic",
+        penalty=0.3,
+        fake_penalty=0.3,
+        mle_weight=1.0,
+        adversarial_weight=0.1,
+        precision="fp32",
+        discriminator=dataclasses.replace(_ADAM, lr=1e-3, schedule="constant"),
+        optim=dataclasses.replace(_ADAM, lr=1e-3),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def _classic(name: str, rounds: int, **settings: Any) -> GANConfig:
+    """The classic setting: sequences of the oracle, a small LSTM, its best MLE weights after 13 epochs, a game."""
+    mle_steps = 2000
+    common: dict[str, Any] = {
+        "out": Path(f"runs/{name}"),
+        "source": "oracle",
+        "held_out_lines": 5000,
+        "eval_samples": 5000,
+        "network": "lstm",
+        "model": ModelConfig(width=64, num_layers=1, max_length=128, dropout=0.5),
+        "batch_size": 64,
+        "steps": mle_steps + rounds,
+        "mle_fraction": mle_steps / (mle_steps + rounds),
+        "mle": dataclasses.replace(_ADAM, lr=1e-2, warmup_steps=50),
+        "select_every": 300,
+        "discriminator_warmup": 0.1,
+        "penalty": 0.0,
+        "feature_weight": 0.0,
+        "mle_weight": 0.0,
+        "adversarial_weight": 1.0,
+        "precision": "bf16",
+        "threads": 1,
+    }
+    return GANConfig(**(common | settings))
