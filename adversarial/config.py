@@ -146,6 +146,9 @@ class GANConfig(RunConfig):
 
     eval_samples: int = 1000
     """Sentences generated for the scores of each row, and as many real ones as references."""
+    reverse_steps: int = 0
+    """Updates of a small LSTM that learns from the sentences of a row alone and is then scored on held-out text
+    (`reverse_nll`): bad where they are wrong as well as where something is missing. 0 leaves this score out."""
     sample_lines: int = 24
     """Sentences written to `samples` at each evaluation."""
 
@@ -231,6 +234,7 @@ class GANConfig(RunConfig):
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
         require(self.eval_samples >= 2, f"eval_samples must be >= 2, got {self.eval_samples}")
+        require(self.reverse_steps >= 0, f"reverse_steps must be >= 0, got {self.reverse_steps}")
         require(self.sample_lines >= 0, f"sample_lines must be >= 0, got {self.sample_lines}")
         require(self.precision != "fp16", "precision fp16 is too narrow for a gradient penalty: use fp32 or bf16")
         require(self.compile not in ("on", "whole"), "compile must be off: torch.compile does not differentiate twice")

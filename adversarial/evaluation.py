@@ -12,9 +12,12 @@ from torch import Tensor
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus
 from adversarial.generator import Generator, Sentences, draw_samples, token_losses
+from adversarial.reverse import fitted_model
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_sums
 from core.metrics.copies import CopyFinder
+from core.metrics.frechet import frechet_distance
+from core.metrics.lsa import LatentSemantics
 from core.metrics.ngrams import distinct_n, unique_fraction
 from core.sampling import Sampling
 
@@ -37,6 +40,8 @@ class TextEvaluation:
     | nll | held-out text under the model, nats a token, end-of-sequence counted, padding not | low |
     | bleu_2 … bleu_5 | mean sentence BLEU, all held-out lines as references, NLTK's method1 | high |
     | self_bleu_2 … | the same of each sentence against all others | near real text's |
+    | frechet | Fréchet distance to the held-out text, of LSA vectors | low |
+    | reverse_nll | held-out text under an LSTM that has seen these sentences alone (with `reverse_steps`) | low |
     | unique, distinct_2 | different sentences, different bigrams, each over all | near real text's |
     | new | generated sentences that are no training line | near that of fresh real text |
     | longest_copy | mean number of words of the longest run that a training line has too | near held-out text's |
@@ -85,6 +90,15 @@ class TextEvaluation:
         return self.coverage(texts), sum(map(self.corpus.grammar.accepts, texts)) / len(texts)
 
     @cached_property
+    def encoder(self) -> LatentSemantics:
+        """From sentences to vectors, for the Fréchet distance: fitted to the held-out lines, so to the text of no row."""
+        return LatentSemantics([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+
+    @cached_property
+    def _encoded(self) -> Tensor:
+        return self.encoder.encode([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+
+    @cached_property
     def copies(self) -> CopyFinder:
         """Finds what was copied from the training lines."""
         return CopyFinder([self.corpus.tokenizer.split(line) for line in self.corpus.train])
@@ -119,7 +133,8 @@ class TextEvaluation:
         scores: Scores = {}
         if self.corpus.grammar is not None:
             scores["valid"] = bootstrap_mean([float(self.corpus.grammar.accepts(text)) for text in texts])
-            scores["coverage"] = self.coverage(texts)
+            if not math.isnan(covered := self.coverage(texts)):
+                scores["coverage"] = covered
         oracle = self.corpus.oracle
         if oracle is not None:
             tokens_NL = torch.tensor([self.corpus.tokenizer.encode(text) for text in texts])
@@ -129,6 +144,12 @@ class TextEvaluation:
             for order in (4, 2, 3, 5):  # the usual one first
                 scores[f"bleu_{order}"] = bootstrap_mean(quality.per_item_NK[:, order - 1])
                 scores[f"self_bleu_{order}"] = variety[order]
+            scores["frechet"] = frechet_distance(self.encoder.encode(words), self._encoded)
+        if self.config.reverse_steps:
+            rows, size = self.corpus.encode(texts), self.corpus.tokenizer.vocab_size
+            model = fitted_model(rows, size, self.bos_id, self.config.reverse_steps, self.device)
+            nll, tokens = self.likelihoods(model).sum(0).tolist()
+            scores["reverse_nll"] = nll / tokens
         scores["unique"] = unique_fraction(words)
         scores["distinct_2"] = distinct_n(words, 2)
         if oracle is None:

@@ -12,7 +12,8 @@ from adversarial.generator import Sentences
 
 KEPT = 10_000
 """Most sentences kept of earlier rounds."""
-_AT_ONCE = 1000
+_AT_ONCE = 2000
+_LOOKED_AT = 1000
 
 
 class FakePool:
@@ -45,7 +46,7 @@ class FakePool:
     def unique(self) -> float:
         """Share of the round's sentences that differ, among the first thousand."""
         assert self._new is not None
-        some = self._new.part(0, _AT_ONCE)
+        some = self._new.part(0, _LOOKED_AT)
         return len(torch.unique(some.tokens_BT * some.mask_BT, dim=0)) / len(some)
 
     def take(self, count: int) -> Sentences:

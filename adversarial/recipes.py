@@ -76,18 +76,18 @@ def seqgan(**changes: Any) -> GANConfig:
     """
     config = _classic(
         "seqgan",
-        rounds=60,
+        rounds=40,
         estimator="rollouts",
         baseline="none",
         judge="light_cnn",
         judge_width=16,
         judge_filters=60,
-        judge_dropout=0.25,
-        discriminator_steps=100,
+        discriminator_steps=200,
         discriminator_batch=32,
-        fakes_per_round=3200,
-        discriminator=dataclasses.replace(_ADAM, lr=1e-3, schedule="constant"),
-        optim=dataclasses.replace(_ADAM, lr=1e-2, schedule="constant"),
+        fakes_per_round=6400,
+        adversarial_dropout=0.0,
+        discriminator=dataclasses.replace(_ADAM, lr=3e-4, schedule="constant"),
+        optim=dataclasses.replace(_ADAM, lr=1e-2),
     )
     return dataclasses.replace(config, **changes)
 
@@ -102,6 +102,7 @@ def relgan(**changes: Any) -> GANConfig:
     config = _classic(
         "relgan",
         rounds=60,
+        mle_steps=600,
         network="relational",
         estimator="gumbel",
         inverse_temperature=100.0,
@@ -162,9 +163,8 @@ def rpgan(**changes: Any) -> GANConfig:
     return dataclasses.replace(config, **changes)
 
 
-def _classic(name: str, rounds: int, **settings: Any) -> GANConfig:
+def _classic(name: str, rounds: int, mle_steps: int = 2000, **settings: Any) -> GANConfig:
     """The classic setting: sequences of the oracle, a small LSTM, its best MLE weights after 13 epochs, a game."""
-    mle_steps = 2000
     common: dict[str, Any] = {
         "out": Path(f"runs/{name}"),
         "source": "oracle",

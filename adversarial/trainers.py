@@ -142,7 +142,7 @@ class GANTrainer(Trainer):
         notes.append(
             f"{evaluation.count:,} sentences a row, sampled at temperature 1, against {len(self.corpus.held_out):,} "
             "held-out lines; intervals are 95 % over sentences"
-            + ("; BLEU with NLTK's method1" if self.corpus.oracle is None else "")
+            + ("" if self.corpus.oracle else f"; BLEU with NLTK's method1; frechet by {evaluation.encoder.name}")
         )
         return {"rows": rows, "notes": notes}
 

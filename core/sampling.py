@@ -16,6 +16,8 @@ from core.nn.attention import compute_dtype
 
 _PIECE = 64
 """Tokens that are summed up together when one is drawn."""
+_HARMLESS = 60.0
+"""Logits of at most this size have exponentials, and sums of these, that float32 holds with full precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,10 @@ def draw_projected(
     # At least 64, or a large projection would be read from memory too often.
     rows = max(64, CACHED // vocab_size) if hidden_BD.device.type == "cpu" else max(1, num_rows)
     weights_RV = hidden_BD.new_zeros(min(rows, num_rows), -(-vocab_size // _PIECE) * _PIECE, dtype=torch.float32)
+    # Logits that cannot be large need no maximum taken off before the exponential: two passes over them less. A GPU
+    # would have to be waited for.
+    on_cpu = hidden_BD.device.type == "cpu" and num_rows > 0
+    small = on_cpu and float(_largest_logit(hidden_BD, head) / temperature) < _HARMLESS
     tokens, logprobs = [], []
     for start in range(0, num_rows, rows):
         part_RD = hidden_BD[start : start + rows]
@@ -141,12 +147,20 @@ def draw_projected(
         _project(part_RD, weight_DV, head.bias, logits_RV)
         if temperature != 1:
             logits_RV.div_(temperature)
-        logits_RV.sub_(logits_RV.amax(-1, keepdim=True)).exp_()
+        if not small:
+            logits_RV.sub_(logits_RV.amax(-1, keepdim=True))
+        logits_RV.exp_()
         pieces_RPS = weights_RV[: len(part_RD)].unflatten(-1, (-1, _PIECE))
         token_R, logprob_R = _invert(pieces_RPS, uniform_B[start : start + rows])
         tokens.append(token_R)
         logprobs.append(logprob_R)
     return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _largest_logit(hidden_BD: Tensor, head: nn.Linear) -> Tensor:
+    """A bound of the logits' size, by Cauchy and Schwarz."""
+    bound = hidden_BD.float().square().sum(-1).amax().sqrt() * head.weight.float().square().sum(-1).amax().sqrt()
+    return bound if head.bias is None else bound + head.bias.float().abs().amax()
 
 
 def _project(hidden_RD: Tensor, weight_DV: Tensor, bias_V: Tensor | None, logits_RV: Tensor) -> None:

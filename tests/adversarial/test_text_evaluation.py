@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,22 @@ def test_real_text_beats_shuffled_text(evaluation: TextEvaluation, corpus: Corpu
     assert "new" not in real
     assert held_out["new"] == sum(line not in corpus.train for line in corpus.held_out) / len(corpus.held_out)
     assert 2 < held_out["longest_copy"]["value"] < held_out["length"]
+
+
+def test_what_generated_text_teaches_about_real_text(corpus: Corpus) -> None:
+    config = replace(CONFIG, reverse_steps=60, eval_samples=300)
+    evaluation = TextEvaluation(corpus, config, torch.device("cpu"))
+    real, shuffled, _ = evaluation.text_rows()
+    assert real["reverse_nll"] < shuffled["reverse_nll"] - 0.5
+    assert real["reverse_nll"] < math.log(corpus.tokenizer.vocab_size)
+    assert real["frechet"] < shuffled["frechet"]
+    state = torch.get_rng_state()
+    again = evaluation.score_texts(corpus.train)
+    assert torch.equal(torch.get_rng_state(), state)
+    # The same sentence again and again is fluent, and teaches nothing of the rest.
+    one = evaluation.score_texts(corpus.train[:1] * 300)
+    assert one["reverse_nll"] > again["reverse_nll"] + 1
+    assert one["frechet"] > 3 * again["frechet"]
 
 
 def test_scores_of_three_sentences_by_hand(evaluation: TextEvaluation, corpus: Corpus) -> None:

@@ -129,10 +129,10 @@ def test_generators_of_active_rows_only_are_advanced():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_drawing_from_hidden_states_gives_the_tokens_of_drawing_from_logits(temperature, bias):
+@pytest.mark.parametrize(("temperature", "scale"), [(1.0, 1.0), (0.6, 1.0), (1.0, 60.0)])
+def test_drawing_from_hidden_states_gives_the_tokens_of_drawing_from_logits(temperature, scale, bias):
     torch.manual_seed(0)
-    hidden, head = torch.randn(300, 8), torch.nn.Linear(8, 130, bias=bias)
+    hidden, head = scale * torch.randn(300, 8), torch.nn.Linear(8, 130, bias=bias)
     uniform = torch.rand(300, dtype=torch.float64)
     with torch.no_grad():
         tokens, logprobs = draw_projected(hidden, head, uniform, temperature=temperature)
