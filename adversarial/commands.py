@@ -28,7 +28,8 @@ def frontier(arguments: list[str]) -> int:
     parser = Parser(
         "frontier",
         "Quality against diversity of a run's generator over temperatures (and rejection, with an oracle), beside its "
-        "MLE start. Prints a table and writes frontier.json and frontier.png into the run directory.",
+        "MLE start. Prints a table, writes frontier.json and frontier.png into the run directory, and puts the picture "
+        "into its report.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory of a text GAN")
     parser.add_argument("-n", "--samples", type=positive, help="sentences a point; by default as in the run's scores")
@@ -36,6 +37,7 @@ def frontier(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from adversarial.trainers import GANTrainer
     from core.commands.training import load_run
+    from core.report.page import write_report
     from core.text.atomic import write_json
 
     for run in options.runs:
@@ -48,7 +50,7 @@ def frontier(arguments: list[str]) -> int:
             print(line)
         write_json(run / "frontier.json", found.as_dict())
         draw(found, run / "frontier.png")
-        print(f"{run / 'frontier.png'}")
+        print(write_report([run], run / "report.html"))
     return 0
 
 

@@ -91,7 +91,7 @@ class TextEvaluation:
 
     @cached_property
     def encoder(self) -> LatentSemantics:
-        """From sentences to vectors, for the Fréchet distance: fitted to the held-out lines, so to the text of no row."""
+        """From sentences to vectors, for the Fréchet distance. Fitted to held-out lines, so to the text of no row."""
         return LatentSemantics([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
 
     @cached_property

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 THUMBNAIL_PX = 192
-"""Longest side of a picture on the page."""
+"""Longest side of a sample's picture on the page."""
+DRAWING_PX = 1200
+"""Longest side of a drawing that a command left in the run directory."""
 MAX_EMBEDDED_BYTES = 400_000
 """Sounds and moving pictures above this are named, not shown: a page has dozens."""
 _SOUNDS = {".flac": "audio/flac", ".wav": "audio/wav", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".m4a": "audio/mp4"}
@@ -27,16 +29,17 @@ class Embedded:
     """Then the file's name and the reason."""
 
 
-def embed(path: Path, kind: str) -> Embedded:
+def embed(path: Path, kind: str, *, size: int = THUMBNAIL_PX) -> Embedded:
     """A file as an element of the page; what cannot be shown says so.
 
     Args:
         path: the file.
         kind: `image`, `audio` or `video`.
+        size: longest side of a picture in pixels.
     """
     suffix = path.suffix.lower()
     if kind == "image" or (kind == "video" and suffix not in _CLIPS and suffix not in _MOVING):
-        return _as(_thumbnail(path), "image", path, "not readable")
+        return _as(_thumbnail(path, size), "image", path, "not readable")
     types = _SOUNDS if kind == "audio" else _CLIPS | _MOVING
     try:
         data = path.read_bytes()
@@ -46,7 +49,7 @@ def embed(path: Path, kind: str) -> Embedded:
         return _as("", "audio", path, "not shown here" if data else "not readable")
     if len(data) > MAX_EMBEDDED_BYTES:
         if suffix in _MOVING:
-            return _as(_thumbnail(path), "image", path, "not readable")
+            return _as(_thumbnail(path, size), "image", path, "not readable")
         return _as("", "audio", path, f"{len(data) / 1e6:.1f} MB, too large for the page")
     element: Literal["image", "audio", "video"] = (
         "audio" if kind == "audio" else "video" if suffix in _CLIPS else "image"
@@ -62,7 +65,7 @@ def _uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _thumbnail(path: Path) -> str:
+def _thumbnail(path: Path, size: int) -> str:
     """The picture, small; empty when it is missing or cannot be decoded."""
     from PIL import Image
 
@@ -71,7 +74,7 @@ def _thumbnail(path: Path) -> str:
             image.load()
             transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
             small = image.convert("RGBA" if transparent else "RGB")
-            small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            small.thumbnail((size, size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
     data = io.BytesIO()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.report.curves import Line, draw_chart, format_number
-from core.report.media import Embedded, embed
+from core.report.media import DRAWING_PX, Embedded, embed
 from core.report.rundata import Evaluation, RunData, Score, Snapshot, read_run
 
 _MOST_OPEN_CHARTS = 6
@@ -108,6 +108,7 @@ class _Group:
     metrics: list[str]
     charts: list[dict[str, Any]]
     late_charts: list[dict[str, Any]]
+    drawings: list[tuple[str, Embedded]]
     samples: list[dict[str, Any]]
 
 
@@ -132,6 +133,11 @@ def _group(members: Sequence[RunData]) -> _Group:
         metrics=list(dict.fromkeys(m for run in members if run.evaluation for m in run.evaluation.metrics)),
         charts=early[:_MOST_OPEN_CHARTS],
         late_charts=[*early[_MOST_OPEN_CHARTS:], *(chart for chart in charts if chart["name"] in _LATE_CHARTS)],
+        drawings=[
+            (f"{view.label}: {file.stem}", embed(file, "image", size=DRAWING_PX))
+            for view in views
+            for file in view.data.drawings
+        ],
         samples=_samples(views),
     )
 

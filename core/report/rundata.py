@@ -87,6 +87,8 @@ class RunData:
     curves: Mapping[str, Curve]
     evaluation: Evaluation | None
     snapshots: Sequence[Snapshot]
+    drawings: Sequence[Path]
+    """Pictures that commands have left in the run directory, such as a frontier."""
     problems: Sequence[str]
 
     @property
@@ -118,6 +120,7 @@ def read_run(path: Path) -> RunData:
         curves=_read_metrics(path / "metrics.jsonl", problems),
         evaluation=_read_evaluation(path / "eval.json"),
         snapshots=_read_snapshots(path / "samples", problems),
+        drawings=sorted(path.glob("*.png")),
         problems=problems,
     )
 

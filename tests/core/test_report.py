@@ -1,5 +1,7 @@
 """The report: a self-contained page from whatever a run directory holds so far."""
 
+import base64
+import io
 import json
 import math
 import re
@@ -168,6 +170,18 @@ def test_pictures_are_embedded_small_beside_their_captions(tmp_path):
     assert page.links == pictures
     for text in ("a red box ✓", "a sea ✗", "blue box", "score 9.5", "broken.png: not readable"):
         assert text in page.text
+
+
+def test_a_drawing_in_the_run_directory_is_shown_at_its_size(tmp_path):
+    run = make_run(tmp_path / "r")
+    Image.new("RGB", (900, 600), (250, 250, 250)).save(run / "frontier.png")
+    (run / "other.png").write_bytes(b"no picture")
+    page = report(run, out=tmp_path / "report.html")
+    (link,) = (link for link in page.links if link.startswith("data:image/"))
+    with Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))) as drawing:
+        assert drawing.size == (900, 600)
+    assert "r: frontier" in page.text
+    assert "other.png: not readable" in page.text
 
 
 def test_text_samples_and_transcripts(tmp_path):
