@@ -155,10 +155,11 @@ def _from_file(config: GANConfig, path: Path) -> Corpus:
         raise DataError(f"no word of {path} occurs {config.min_count} times in the training lines: lower min_count")
     words = [word for line in held_out for word in tokenizer.split(line)]
     unknown = sum(tokenizer.token_to_id(word) is None for word in words) / max(1, len(words))
+    scored = "nll counts them" if config.min_count > 1 else "nll leaves them out, since no training line has any"
     notes = [
         f"{len(train):,} training and {len(held_out):,} held-out lines of {path.name}, {tokenizer.vocab_size:,} words; "
-        f"{unknown:.1%} of the held-out words are unknown; {len(long):,} lines longer than {config.max_tokens} tokens "
-        "left out"
+        f"{unknown:.1%} of the held-out words are unknown ({scored}); {len(long):,} lines longer than "
+        f"{config.max_tokens} tokens left out"
     ]
     return Corpus(train, validation, held_out, tokenizer, config.max_tokens, notes=notes)
 

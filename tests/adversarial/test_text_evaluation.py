@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,19 @@ def test_nll_is_the_mean_over_tokens_of_each_sentence_read_alone(
         tokens += len(row)
     assert evaluation.score(model)["nll"] == pytest.approx(total / tokens, rel=1e-5)
     assert all(row[-1] == 2 for row in corpus.encode(corpus.held_out))
+
+
+@pytest.mark.parametrize(("min_count", "scored"), [(1, 3), (2, 4)])
+def test_unknown_words_count_only_where_training_text_has_some(min_count: int, scored: int, tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a b\nb a\na c\n" * 5 + "b d\n")
+    (tmp_path / "test.txt").write_text("a zebra b\n")  # three tokens and the end
+    config = replace(CONFIG, text=tmp_path / "train.txt", held_out_text=tmp_path / "test.txt", min_count=min_count)
+    lines = load_corpus(config)
+    evaluation = TextEvaluation(lines, config, torch.device("cpu"))
+    nll_N2 = evaluation.likelihoods(build_generator(config, lines.tokenizer.vocab_size))
+    assert nll_N2[0, 1] == scored
+    wanted = "leaves them out" if min_count == 1 else "counts them"
+    assert wanted in lines.notes[0]
 
 
 def test_an_untrained_model_is_near_the_uniform_nll(
