@@ -15,7 +15,7 @@ def gan(**changes: Any) -> GANConfig:
 
     Command: trillium train adversarial:gan
     Runtime: 46 seconds on one CPU core
-    Expected: 83 % of the sentences are grammatical, 49 % before the GAN phase; held-out NLL 1.83 nats (bound 1.80)
+    Expected: 84 % of the sentences are grammatical, 48 % before the GAN phase; held-out NLL 1.83 nats (bound 1.80)
 
     MLE for as many steps (`--mle-fraction 1`) is better still here, 88 % and 1.82: the GAN phase keeps a likelihood
     term, and on a grammar this regular that term is what teaches most.
@@ -67,16 +67,46 @@ def cooperative(**changes: Any) -> GANConfig:
     return dataclasses.replace(config, **changes)
 
 
+def missions(**changes: Any) -> GANConfig:
+    """Cooperative training on BabyAI's instructions, of which a grammar knows all. Needs the package minigrid.
+
+    Command: trillium train adversarial:missions
+    Runtime: 90 seconds on one CPU core, after 40 for drawing the missions
+    Expected: 99 % valid; of the missions that no training episode has, 17 % are among 2,000 sentences
+
+    `trillium frontier runs/missions -n 20000`: with 99.9 % valid it covers 73 % of them, its MLE start 69 %.
+    """
+    config = cooperative(
+        out=Path("runs/missions"),
+        source="babyai",
+        train_lines=2000,
+        held_out_lines=5000,
+        eval_samples=2000,
+        model=ModelConfig(width=128, num_layers=1, max_length=128, dropout=0.4),
+        steps=900,
+        mle_fraction=600 / 900,
+        select_every=100,
+    )
+    return dataclasses.replace(config, **changes)
+
+
 def seqgan(**changes: Any) -> GANConfig:
-    """SeqGAN: REINFORCE with Monte-Carlo roll-outs, judged by convolutions; an LSTM on the oracle, or `--text FILE`.
+    """SeqGAN: REINFORCE with Monte-Carlo roll-outs, judged by convolutions; an LSTM on the oracle's sequences.
 
     Command: trillium train adversarial:seqgan
-    Runtime: TODO
-    Expected: TODO
+    Runtime: 8 minutes on one busy CPU core
+    Expected: NLL_oracle 8.51, 8.84 before the game; held-out NLL 8.49 and 8.37
+
+    As in the classic protocol the LSTM has learned its text by heart before the game begins, which is what there is to
+    mend: after a well-kept MLE (dropout, weights chosen by validation lines) the game changed 9.43 and 7.49 to 9.41 and
+    7.55. A discriminator that learns faster (1e-3) gains less. `--text FILE` takes your own sentences.
     """
     config = _classic(
         "seqgan",
-        rounds=40,
+        rounds=20,
+        mle_steps=6250,
+        model=ModelConfig(width=32, num_layers=1, max_length=128),
+        select_every=0,
         estimator="rollouts",
         baseline="none",
         judge="light_cnn",
@@ -85,33 +115,8 @@ def seqgan(**changes: Any) -> GANConfig:
         discriminator_steps=200,
         discriminator_batch=32,
         fakes_per_round=6400,
-        adversarial_dropout=0.0,
         discriminator=dataclasses.replace(_ADAM, lr=3e-4, schedule="constant"),
-        optim=dataclasses.replace(_ADAM, lr=1e-2),
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def relgan(**changes: Any) -> GANConfig:
-    """RelGAN: relational memory, Gumbel-softmax, many representations; on the oracle, or `--text FILE`.
-
-    Command: trillium train adversarial:relgan
-    Runtime: TODO
-    Expected: TODO
-    """
-    config = _classic(
-        "relgan",
-        rounds=60,
-        mle_steps=600,
-        network="relational",
-        estimator="gumbel",
-        inverse_temperature=100.0,
-        judge="representations",
-        judge_dropout=0.25,
-        loss="relativistic",
-        discriminator_steps=5,
-        discriminator=dataclasses.replace(_ADAM, lr=1e-4, schedule="constant"),
-        optim=dataclasses.replace(_ADAM, lr=1e-4, schedule="constant"),
+        optim=dataclasses.replace(_ADAM, lr=1e-2, schedule="constant"),
     )
     return dataclasses.replace(config, **changes)
 
@@ -120,22 +125,25 @@ def scratchgan(**changes: Any) -> GANConfig:
     """ScratchGAN: no MLE at all; a reward for every token, from a discriminator that judges token by token.
 
     Command: trillium train adversarial:scratchgan
-    Runtime: TODO
-    Expected: TODO
+    Runtime: 4 minutes on one CPU core
+    Expected: held-out NLL 7.87 (8.52 before, a good MLE 7.5), NLL_oracle 10.1
+
+    The discriminator tells unseen real sequences apart until about step 600; longer runs get no better.
     """
     config = _classic(
         "scratchgan",
-        rounds=2000,
+        rounds=600,
+        mle_steps=0,
         estimator="dense",
         baseline="critic",
         judge="tokens",
         judge_dropout=0.1,
         select_every=100,
+        select_generator=True,
         discriminator_warmup=0.0,
         discriminator=dataclasses.replace(_ADAM, lr=5e-3, betas=(0.5, 0.99), schedule="constant"),
         optim=dataclasses.replace(_ADAM, lr=2e-3, betas=(0.5, 0.99), schedule="constant"),
     )
-    config = dataclasses.replace(config, mle_fraction=0.0, steps=2000)
     return dataclasses.replace(config, **changes)
 
 
@@ -143,12 +151,12 @@ def rpgan(**changes: Any) -> GANConfig:
     """RpGAN: pairs of real and generated sentences, gradient penalties on both, straight-through samples.
 
     Command: trillium train adversarial:rpgan
-    Runtime: TODO
-    Expected: TODO
+    Runtime: 8 minutes on one busy CPU core
+    Expected: held-out NLL 7.51 as before the game; NLL_oracle 9.45, 9.47 before
     """
     config = _classic(
         "rpgan",
-        rounds=400,
+        rounds=100,
         estimator="straight_through",
         judge="ratio",
         loss="relativistic",

@@ -7,6 +7,9 @@ Each run has been through `trillium frontier`. The MLE's curve is the better of 
 point, the generator's its temperature alone. Printed are the means over the runs, their paired difference (below 0 the
 adversarial one is better) with its 95 % interval by Student's t, and beside them the best published NLL_test of any
 method and of an MLE (Caccia et al. 2020, the transposed classic oracle).
+
+Runs on BabyAI's missions are compared by coverage instead: the largest at a temperature where at least so many of the
+sentences are valid.
 """
 
 import argparse
@@ -31,11 +34,39 @@ def curves(run: Path) -> dict[str, list[Point]]:
     return {name: [Point(**point) for point in points] for name, points in stored["curves"].items()}
 
 
+VALID = (0.99, 0.995, 0.998, 0.999, 0.9995)
+
+
+def interval(changes: np.ndarray) -> str:
+    """The 95 % interval of a mean over runs by Student's t; empty for one run."""
+    if len(changes) < 2:
+        return ""
+    reach = STUDENT[len(changes) - 2] * changes.std(ddof=1) / len(changes) ** 0.5
+    return f"[{changes.mean() - reach:+.4f}, {changes.mean() + reach:+.4f}]"
+
+
+def compare_coverage(found: list[dict[str, list[Point]]]) -> None:
+    """Coverage at equal validity: x is coverage, y the share of valid sentences."""
+    print("valid at least   MLE      model    difference [95 %]")
+    for level in VALID:
+        mle, ours = (
+            np.array([max((p.x for p in run[name] if p.y >= level), default=0.0) for run in found])
+            for name in ("MLE start", "model")
+        )
+        print(
+            f"{level:12.4f}  {mle.mean():8.4f} {ours.mean():8.4f}   {(ours - mle).mean():+.4f} {interval(ours - mle)}"
+        )
+
+
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    found = [curves(run) for run in parser.parse_args().runs]
+    runs = parser.parse_args().runs
+    found = [curves(run) for run in runs]
+    if json.loads((runs[0] / "frontier.json").read_text())["axes"] == ["coverage", "valid"]:
+        compare_coverage(found)
+        return
     ours = np.stack([interpolate(run["model"], AT) for run in found])
     starts = [run.get("MLE start", run["model"]) for run in found]
     rejected = [run.get("MLE start, rejection", run["model, rejection"]) for run in found]
@@ -43,12 +74,9 @@ def main() -> None:
     print("NLL_oracle   MLE      model    difference [95 %]             published: best, MLE")
     for index, at in enumerate(AT):
         change = ours[:, index] - mle[:, index]
-        interval = ""
-        if len(change) > 1:
-            reach = STUDENT[len(change) - 2] * change.std(ddof=1) / len(change) ** 0.5
-            interval = f"[{change.mean() - reach:+.4f}, {change.mean() + reach:+.4f}]"
         print(
-            f"{at:8.3f}  {mle[:, index].mean():8.4f} {ours[:, index].mean():8.4f}  {change.mean():+.4f} {interval:20}  "
+            f"{at:8.3f}  {mle[:, index].mean():8.4f} {ours[:, index].mean():8.4f}  {change.mean():+.4f} "
+            f"{interval(change):20}  "
             f"{PUBLISHED_BEST[index]:.3f} {PUBLISHED_MLE[index]:.3f}"
         )
     for name, points in (("MLE", starts), ("model", [run["model"] for run in found])):
