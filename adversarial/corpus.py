@@ -33,6 +33,8 @@ class Corpus:
     """Of the grammar's sentences in nats a token, end-of-sequence counted, where they were drawn from it."""
     oracle: Oracle | None = None
     """Scores any sequence, where the text is its own."""
+    unscored_id: int = -1
+    """The unknown word where no training line has one: its likelihood would be a matter of chance."""
     notes: list[str] = field(default_factory=list)
     """What was left out, and how the text was divided; for the report."""
 
@@ -155,13 +157,15 @@ def _from_file(config: GANConfig, path: Path) -> Corpus:
         raise DataError(f"no word of {path} occurs {config.min_count} times in the training lines: lower min_count")
     words = [word for line in held_out for word in tokenizer.split(line)]
     unknown = sum(tokenizer.token_to_id(word) is None for word in words) / max(1, len(words))
-    scored = "nll counts them" if config.min_count > 1 else "nll leaves them out, since no training line has any"
+    learned = any(tokenizer.token_to_id(word) is None for line in train for word in tokenizer.split(line))
+    scored = "nll counts them" if learned else "nll leaves them out, since no training line has any"
     notes = [
         f"{len(train):,} training and {len(held_out):,} held-out lines of {path.name}, {tokenizer.vocab_size:,} words; "
         f"{unknown:.1%} of the held-out words are unknown ({scored}); {len(long):,} lines longer than "
         f"{config.max_tokens} tokens left out"
     ]
-    return Corpus(train, validation, held_out, tokenizer, config.max_tokens, notes=notes)
+    unscored_id = -1 if learned or tokenizer.unk_id is None else tokenizer.unk_id
+    return Corpus(train, validation, held_out, tokenizer, config.max_tokens, unscored_id=unscored_id, notes=notes)
 
 
 def _read(path: Path) -> list[str]:

@@ -163,7 +163,7 @@ class TextEvaluation:
         return self.likelihoods_of(model, self.corpus.held_out)
 
     def likelihoods_of(self, model: Generator, lines: Sequence[str]) -> Tensor:
-        """The same of other lines. Unknown words count only if the training lines have such: no model knows them."""
+        """The same of other lines. See `Corpus.unscored_id`."""
         rows = self.corpus.encode(lines)
         found = []
         training = model.training
@@ -172,19 +172,11 @@ class TextEvaluation:
             for start in range(0, len(rows), BATCH):
                 batch = Sentences.from_lists(rows[start : start + BATCH], self.device)
                 losses_BT = token_losses(model, batch, self.bos_id)
-                scored_BT = batch.mask_BT & (batch.tokens_BT != self._unscored)
+                scored_BT = batch.mask_BT & (batch.tokens_BT != self.corpus.unscored_id)
                 sums_B = torch.where(scored_BT, losses_BT, 0.0).sum(1)
                 found.append(torch.stack([sums_B.double(), scored_BT.sum(1).double()], 1))
         model.train(training)
         return torch.cat(found).cpu()
-
-    @cached_property
-    def _unscored(self) -> int:
-        """The unknown word where no training line has one, which would make its likelihood a matter of chance."""
-        unknown = self.corpus.tokenizer.unk_id
-        if unknown is None or any(unknown in row for row in self.corpus.encode(self.corpus.train)):
-            return -1
-        return unknown
 
     def text_rows(self) -> list[dict[str, Any]]:
         """Rows for real text and for the same words in random order: between them a generator should lie."""
