@@ -21,12 +21,17 @@ class GANConfig(RunConfig):
 
     text: Path | None = None
     """Your own text, one sentence a line (JSON lines, CSV and Parquet with a `text` field too)."""
-    source: Literal["grammar", "oracle", "babyai"] = "grammar"
+    source: Literal["grammar", "oracle", "babyai", "emoji"] = "grammar"
     """What is learned when there is no `text`. `grammar`: sentences of a small grammar, for which it can be decided
     exactly whether a sentence is right. `oracle`: sequences of a random LSTM, which can score any sequence exactly.
-    `babyai`: instructions of the grid worlds of the package `minigrid`, of which a grammar knows all."""
+    `babyai`: instructions of the grid worlds of the package `minigrid`, of which a grammar knows all. `emoji`: the
+    English names of emoji, from the package `emoji`."""
+    label: str | None = None
+    """Field of `text` (JSON lines, CSV, Parquet) with the class of each sentence. The generator then writes sentences
+    of each class, and the report says what they are worth to a classifier; see `trillium augment`."""
     level: str = "Synth"
-    """Whose instructions `babyai` has: Synth, SynthLoc, SynthSeq, GoToSeq, PutNextLocal, BossLevel …"""
+    """Whose instructions `babyai` has: Synth, SynthLoc, SynthSeq, GoToSeq, PutNextLocal, BossLevel … Several, separated
+    by commas, are the classes of a generator that is told which level to write for."""
     train_lines: int = 10_000
     """Sentences drawn to train on, when there is no `text`."""
     oracle: Path | None = None
@@ -55,6 +60,9 @@ class GANConfig(RunConfig):
     `relational` (RelGAN's relational memory) the embedding width."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
     """Shape of the generator; its vocabulary size comes from the text."""
+    latent: int = 0
+    """Width of the normal noise z that every sentence is drawn with; 0: none, and all chance is in the words. With it
+    nlls are estimates, -log of the mean of p(x | z) over 16 draws of z, which are too high rather than too low."""
     adversarial_dropout: float | None = None
     """Dropout of the generator in the adversarial phase, where generated sentences and soft targets do what much
     dropout does before; `None` keeps that of `model`."""
@@ -149,6 +157,8 @@ class GANConfig(RunConfig):
     reverse_steps: int = 0
     """Updates of a small LSTM that learns from the sentences of a row alone and is then scored on held-out text
     (`reverse_nll`): bad where they are wrong as well as where something is missing. 0 leaves this score out."""
+    mauve: bool = False
+    """Also MAUVE, of LSA vectors. Needs the packages mauve-text and faiss-cpu."""
     sample_lines: int = 24
     """Sentences written to `samples` at each evaluation."""
 
@@ -170,6 +180,7 @@ class GANConfig(RunConfig):
             self.held_out_text is None or self.text is not None,
             "held_out_text goes with text: give the training lines too",
         )
+        require(self.label is None or self.text is not None, "label goes with text: name the file that has the field")
         require(
             0 < self.held_out_fraction < 1, f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}"
         )
@@ -180,6 +191,7 @@ class GANConfig(RunConfig):
         )
         for name in ("min_count", "discriminator_steps", "generator_steps", "judge_width", "num_rollouts"):
             require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        require(self.latent >= 0, f"latent must be >= 0, got {self.latent}")
         require(self.judge_filters >= 5, f"judge_filters must be >= 5, got {self.judge_filters}")
         require(self.max_vocabulary > 4, f"max_vocabulary must be > 4, got {self.max_vocabulary}")
         for name in ("fakes_per_round", "discriminator_batch"):

@@ -3,21 +3,26 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adversarial.augmentation import fit_classifier
+from adversarial.classifier import BagClassifier
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus
-from adversarial.generator import Generator, Sentences, draw_samples, token_losses
+from adversarial.generator import Generator, Sentences, draw_latent, draw_samples, token_losses
+from adversarial.labels import join_label, split_label
 from adversarial.reverse import fitted_model
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_sums
 from core.metrics.copies import CopyFinder
 from core.metrics.frechet import frechet_distance
 from core.metrics.lsa import LatentSemantics
+from core.metrics.mauve import mauve_score
 from core.metrics.ngrams import distinct_n, unique_fraction
 from core.sampling import Sampling
 
@@ -25,6 +30,8 @@ Scores = dict[str, Interval | float]
 Words = Sequence[str]
 BATCH = 256
 AT_ONCE = 1000
+LATENT_DRAWS = 16
+"""Of the noise, for the likelihood of a generator that has it."""
 SAMPLING_SEED = 1_000_003
 """All generators of a run are sampled with the same random numbers, apart from those of training."""
 
@@ -41,7 +48,9 @@ class TextEvaluation:
     | bleu_2 … bleu_5 | mean sentence BLEU, all held-out lines as references, NLTK's method1 | high |
     | self_bleu_2 … | the same of each sentence against all others | near real text's |
     | frechet | Fréchet distance to the held-out text, of LSA vectors | low |
+    | mauve | MAUVE against the held-out text, of LSA vectors (with `mauve`) | 1 |
     | reverse_nll | held-out text under an LSTM that has seen these sentences alone (with `reverse_steps`) | low |
+    | right_label | generated sentences that have the label which a classifier of held-out lines gives them | high |
     | unique, distinct_2 | different sentences, different bigrams, each over all | near real text's |
     | new | generated sentences that are no training line | near that of fresh real text |
     | longest_copy | mean number of words of the longest run that a training line has too | near held-out text's |
@@ -86,8 +95,12 @@ class TextEvaluation:
 
     def validity(self, texts: Sequence[str]) -> tuple[float, float]:
         """(coverage, share of valid sentences), with a grammar."""
+        return self.coverage(texts), sum(map(self.accepts, texts)) / len(texts)
+
+    def accepts(self, line: str) -> bool:
+        """Whether the grammar accepts a line's sentence."""
         assert self.corpus.grammar is not None
-        return self.coverage(texts), sum(map(self.corpus.grammar.accepts, texts)) / len(texts)
+        return self.corpus.grammar.accepts(split_label(line)[1])
 
     @cached_property
     def encoder(self) -> LatentSemantics:
@@ -97,6 +110,10 @@ class TextEvaluation:
     @cached_property
     def _encoded(self) -> Tensor:
         return self.encoder.encode([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+
+    @cached_property
+    def _label_judge(self) -> BagClassifier:
+        return fit_classifier(self.corpus, self.corpus.held_out)
 
     @cached_property
     def copies(self) -> CopyFinder:
@@ -115,16 +132,25 @@ class TextEvaluation:
         first: Scores = {name: scores.pop(name) for name in ("valid", "coverage", "nll_oracle") if name in scores}
         return {**first, "nll": nll, **scores}
 
-    def generate(self, model: Generator, count: int, sampling: Sampling | None = None) -> list[str]:
-        """Sentences of a generator, the same ones each time for the same weights; at temperature 1 unless said."""
+    def generate(
+        self, model: Generator, count: int, sampling: Sampling | None = None, *, begin: Sequence[int] = ()
+    ) -> list[str]:
+        """Sentences of a generator, the same ones each time for the same weights; at temperature 1 unless said.
+
+        Args:
+            model: the generator.
+            count: how many.
+            sampling: temperature and truncation.
+            begin: tokens that every sentence begins with.
+        """
         source = torch.Generator(self.device).manual_seed(self.config.seed + SAMPLING_SEED)
         texts: list[str] = []
         for start in range(0, count, AT_ONCE):
             drawn = draw_samples(
-                model, min(AT_ONCE, count - start), max_tokens=self.corpus.max_tokens, bos_id=self.bos_id,
-                eos_id=self.eos_id, sampling=sampling, generator=source,
+                model, min(AT_ONCE, count - start), max_tokens=self.corpus.max_tokens - len(begin), bos_id=self.bos_id,
+                eos_id=self.eos_id, sampling=sampling, generator=source, begin=begin,
             )  # fmt: skip
-            texts += [self.corpus.tokenizer.decode(row) for row in drawn.lists()]
+            texts += [self.corpus.tokenizer.decode([*begin, *row]) for row in drawn.lists()]
         return texts
 
     def score_texts(self, texts: Sequence[str]) -> Scores:
@@ -132,7 +158,7 @@ class TextEvaluation:
         words = [self.corpus.tokenizer.split(text) for text in texts]
         scores: Scores = {}
         if self.corpus.grammar is not None:
-            scores["valid"] = bootstrap_mean([float(self.corpus.grammar.accepts(text)) for text in texts])
+            scores["valid"] = bootstrap_mean([float(self.accepts(text)) for text in texts])
             if not math.isnan(covered := self.coverage(texts)):
                 scores["coverage"] = covered
         oracle = self.corpus.oracle
@@ -144,7 +170,13 @@ class TextEvaluation:
             for order in (4, 2, 3, 5):  # the usual one first
                 scores[f"bleu_{order}"] = bootstrap_mean(quality.per_item_NK[:, order - 1])
                 scores[f"self_bleu_{order}"] = variety[order]
-            scores["frechet"] = frechet_distance(self.encoder.encode(words), self._encoded)
+            encoded = self.encoder.encode(words)
+            scores["frechet"] = frechet_distance(encoded, self._encoded)
+            if self.config.mauve:
+                scores["mauve"] = mauve_score(encoded, self._encoded)
+        if self.corpus.labels:
+            own = zip(self._label_judge.predict(words), texts)
+            scores["right_label"] = bootstrap_mean([float(label == split_label(text)[0]) for label, text in own])
         if self.config.reverse_steps:
             rows, size = self.corpus.encode(texts), self.corpus.tokenizer.vocab_size
             model = fitted_model(rows, size, self.bos_id, self.config.reverse_steps, self.device)
@@ -163,18 +195,24 @@ class TextEvaluation:
         return self.likelihoods_of(model, self.corpus.held_out)
 
     def likelihoods_of(self, model: Generator, lines: Sequence[str]) -> Tensor:
-        """The same of other lines. See `Corpus.unscored_id`."""
+        """The same of other lines. See `Corpus.unscored_id`; with latent noise see `GANConfig.latent`."""
         rows = self.corpus.encode(lines)
         found = []
+        source = torch.Generator(self.device).manual_seed(SAMPLING_SEED)
+        draws = LATENT_DRAWS if hasattr(model, "noise") else 1
         training = model.training
         model.eval()
         with torch.no_grad():
             for start in range(0, len(rows), BATCH):
                 batch = Sentences.from_lists(rows[start : start + BATCH], self.device)
-                losses_BT = token_losses(model, batch, self.bos_id)
                 scored_BT = batch.mask_BT & (batch.tokens_BT != self.corpus.unscored_id)
-                sums_B = torch.where(scored_BT, losses_BT, 0.0).sum(1)
-                found.append(torch.stack([sums_B.double(), scored_BT.sum(1).double()], 1))
+                sums = []
+                for _ in range(draws):
+                    drawn = replace(batch, latent_BZ=draw_latent(model, len(batch), source))
+                    losses_BT = token_losses(model, drawn, self.bos_id)
+                    sums.append(torch.where(scored_BT, losses_BT, 0.0).sum(1).double())
+                nll_B = sums[0] if draws == 1 else math.log(draws) - torch.logsumexp(-torch.stack(sums), 0)
+                found.append(torch.stack([nll_B, scored_BT.sum(1).double()], 1))
         model.train(training)
         return torch.cat(found).cpu()
 
@@ -188,7 +226,7 @@ class TextEvaluation:
         for line in real:
             words = self.corpus.tokenizer.split(line)
             rng.shuffle(words)
-            shuffled.append(" ".join(words))
+            shuffled.append(join_label(split_label(line)[0], " ".join(words)))
         rows = [
             as_row("training text (ceiling)", self.score_texts(real)),
             as_row("shuffled words (floor)", self.score_texts(shuffled)),

@@ -1,17 +1,20 @@
 """The generator: a language model, and how a gradient passes through the tokens that it samples.
 
-Shape suffixes: B = sequences, T = positions, V = vocabulary, D = model width.
+Shape suffixes: B = sequences, T = positions, V = vocabulary, D = model width, Z = width of the latent noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversarial.config import GANConfig
 from adversarial.relational import RelationalMemory
-from core.generate import generate
+from core.generate import Embed, generate
 from core.interfaces import Samples
 from core.losses import linear_cross_entropy
 from core.nn.lstm import LSTM
@@ -30,6 +33,8 @@ class Sentences:
     """int64; 0 where the mask is False."""
     mask_BT: Tensor
     """bool; True for every token, end-of-sequence included."""
+    latent_BZ: Tensor | None = None
+    """The noise that a generator with latent noise drew each sentence with; of real sentences nobody knows it."""
 
     def __len__(self) -> int:
         return len(self.tokens_BT)
@@ -37,29 +42,33 @@ class Sentences:
     def padded(self, length: int) -> "Sentences":
         """The same with `length` positions."""
         more = length - self.tokens_BT.shape[1]
-        return Sentences(F.pad(self.tokens_BT, (0, more)), F.pad(self.mask_BT, (0, more)))
+        return Sentences(F.pad(self.tokens_BT, (0, more)), F.pad(self.mask_BT, (0, more)), self.latent_BZ)
 
     def rows(self, chosen: Tensor) -> "Sentences":
         """The sentences at these indices."""
-        return Sentences(self.tokens_BT[chosen], self.mask_BT[chosen])
+        latent_BZ = None if self.latent_BZ is None else self.latent_BZ[chosen]
+        return Sentences(self.tokens_BT[chosen], self.mask_BT[chosen], latent_BZ)
 
     def part(self, first: int, last: int) -> "Sentences":
         """Some of the sentences."""
-        return Sentences(self.tokens_BT[first:last], self.mask_BT[first:last])
+        latent_BZ = None if self.latent_BZ is None else self.latent_BZ[first:last]
+        return Sentences(self.tokens_BT[first:last], self.mask_BT[first:last], latent_BZ)
 
     @classmethod
-    def of(cls, samples: Samples) -> "Sentences":
-        """What a policy drew."""
+    def of(cls, samples: Samples, latent_BZ: Tensor | None = None) -> "Sentences":
+        """What a policy drew, and the noise that it did so with."""
         longest = int(samples.mask_BT.sum(1).max())
         mask_BT = samples.mask_BT[:, :longest]
-        return cls(samples.tokens_BT[:, :longest].masked_fill(~mask_BT, 0), mask_BT)
+        return cls(samples.tokens_BT[:, :longest].masked_fill(~mask_BT, 0), mask_BT, latent_BZ)
 
     @classmethod
     def join(cls, *batches: "Sentences") -> "Sentences":
-        """All sentences of several batches, padded to the longest."""
+        """All sentences of several batches, padded to the longest; without noise where one of them has none."""
         length = max(batch.tokens_BT.shape[1] for batch in batches)
         padded = [batch.padded(length) for batch in batches]
-        return cls(torch.cat([b.tokens_BT for b in padded]), torch.cat([b.mask_BT for b in padded]))
+        latents = [b.latent_BZ for b in batches if b.latent_BZ is not None]
+        latent_BZ = torch.cat(latents) if len(latents) == len(batches) else None
+        return cls(torch.cat([b.tokens_BT for b in padded]), torch.cat([b.mask_BT for b in padded]), latent_BZ)
 
     @classmethod
     def from_lists(cls, rows: list[list[int]], device: torch.device) -> "Sentences":
@@ -71,10 +80,42 @@ class Sentences:
 
 
 def build_generator(config: GANConfig, vocab_size: int) -> Generator:
-    """A fresh generator of the configured shape."""
+    """A fresh generator of the configured shape.
+
+    With `latent` > 0 each sentence is drawn with a vector z of normal noise, which `noise`, a linear layer, adds to the
+    embedding of the begin token.
+    """
+    model: Generator
     if config.network == "relational":
-        return RelationalMemory(vocab_size, config.model.width)
-    return build_network(config.network, replace(config.model, vocab_size=vocab_size))
+        model = RelationalMemory(vocab_size, config.model.width)
+    else:
+        model = build_network(config.network, replace(config.model, vocab_size=vocab_size))
+    if config.latent:
+        noise = nn.Linear(config.latent, embedding_table(model).shape[1], bias=False)
+        # As large as the embeddings, whatever the width of z.
+        nn.init.normal_(noise.weight, std=float(embedding_table(model).detach().std()) / config.latent**0.5)
+        model.add_module("noise", noise)
+    return model
+
+
+def build_language_model(config: GANConfig, vocab_size: int) -> Generator:
+    """The same without latent noise, for a discriminator's body or a mediator."""
+    return build_generator(replace(config, latent=0), vocab_size)
+
+
+def draw_latent(model: Generator, count: int, generator: torch.Generator | None = None) -> Tensor | None:
+    """z_BZ ~ N(0, 1), where the generator has latent noise."""
+    noise: nn.Linear | None = getattr(model, "noise", None)
+    if noise is None:
+        return None
+    return torch.randn(count, noise.in_features, generator=generator, device=noise.weight.device)
+
+
+def begin_with(model: Generator, tokens_BT: Tensor, latent_BZ: Tensor) -> Tensor:
+    """embeddings_BTD of tokens, with the noise added to the first one."""
+    embedded_BTD = model.embed(tokens_BT)
+    noise: Any = model.noise
+    return torch.cat((embedded_BTD[:, :1] + noise(latent_BZ)[:, None], embedded_BTD[:, 1:]), 1)
 
 
 def draw_samples(
@@ -86,19 +127,50 @@ def draw_samples(
     eos_id: int | None,
     sampling: Sampling | None = None,
     generator: torch.Generator | None = None,
+    begin: Sequence[int] = (),
+    latent_BZ: Tensor | None = None,
 ) -> Samples:
-    """Draw sentences, without gradient, with the cache; at temperature 1 unless `sampling` says otherwise."""
+    """Draw sentences, without gradient, with the cache; at temperature 1 unless `sampling` says otherwise.
+
+    Args:
+        model: the generator.
+        count: how many.
+        max_tokens: longest sentence, end-of-sequence counted.
+        bos_id: token before the first one.
+        eos_id: token that ends a sentence.
+        sampling: temperature and truncation.
+        generator: source of randomness.
+        begin: tokens that every sentence begins with; what follows them is returned.
+        latent_BZ: from `draw_latent`; drawn here where it is not given.
+    """
+    if latent_BZ is None:
+        latent_BZ = draw_latent(model, count, generator)
+    # One prompt serves all samples, unless each has its own noise.
+    alike = latent_BZ is None
     return generate(
-        model, [[bos_id]], max_new_tokens=max_tokens, num_samples=count, eos_id=eos_id, sampling=sampling,
-        generator=generator,
+        model, [[bos_id, *begin]] * (1 if alike else count), max_new_tokens=max_tokens,
+        num_samples=count if alike else 1, eos_id=eos_id, sampling=sampling, generator=generator,
+        embed=prompt_embedding(model, latent_BZ),
     )  # fmt: skip
 
 
+def prompt_embedding(model: Generator, latent_BZ: Tensor | None) -> Embed | None:
+    """How prompts, one for each z, are embedded: as the model does it where there is no noise."""
+    return None if latent_BZ is None else partial(begin_with, model, latent_BZ=latent_BZ)
+
+
 def hidden_states(model: Generator, sentences: Sentences, bos_id: int) -> Tensor:
-    """hidden_BTD that predict each token of the sentences from those before it, with gradient: one pass."""
+    """hidden_BTD that predict each token of the sentences from those before it, with gradient: one pass.
+
+    A generator with latent noise reads sentences whose noise is not known with noise drawn here.
+    """
     begin_B1 = torch.full_like(sentences.tokens_BT[:, :1], bos_id)
     # Padding follows the sentence, so causal attention keeps it from every position that is read.
-    return model(torch.cat((begin_B1, sentences.tokens_BT[:, :-1]), dim=1))
+    read_BT = torch.cat((begin_B1, sentences.tokens_BT[:, :-1]), dim=1)
+    latent_BZ = draw_latent(model, len(sentences)) if sentences.latent_BZ is None else sentences.latent_BZ
+    if latent_BZ is None or not hasattr(model, "noise"):
+        return model(read_BT)
+    return model(embeddings_BTD=begin_with(model, read_BT, latent_BZ))
 
 
 def next_token_logits(model: Generator, sentences: Sentences, bos_id: int) -> Tensor:

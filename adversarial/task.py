@@ -1,7 +1,7 @@
 """The training step of a text GAN: maximum likelihood first, then discriminator against generator."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from adversarial.estimators.game import Game
 from adversarial.estimators.reinforce import dense_step, importance_step, mean_baseline, rollout_step
 from adversarial.estimators.relaxed import gumbel_step, straight_through_step
 from adversarial.fakes import FakePool
-from adversarial.generator import Generator, Sentences, draw_samples, weighted_nll
+from adversarial.generator import Generator, Sentences, draw_latent, draw_samples, weighted_nll
 from adversarial.judging import accuracy_on_real, judge_loss
 from core.config import OptimConfig
 from core.errors import UserError
@@ -119,13 +119,23 @@ class GanTask:
         """The generator's network."""
         return self.generator.module  # type: ignore[return-value]
 
-    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Samples:
-        """Draw sentences from the present generator."""
+    def sample(self, count: int, *, generator: torch.Generator | None = None, begin: Sequence[int] = ()) -> Samples:
+        """Draw sentences from the present generator; with `begin`, what follows these tokens."""
+        return self._sample(count, None, generator, begin)
+
+    def draw(self, count: int) -> Sentences:
+        """The same for the game, with the noise that they were drawn with."""
+        latent_BZ = draw_latent(self.model, count)
+        return Sentences.of(self._sample(count, latent_BZ), latent_BZ)
+
+    def _sample(
+        self, count: int, latent_BZ: Tensor | None, generator: torch.Generator | None = None, begin: Sequence[int] = ()
+    ) -> Samples:
         text = self.text
         with self.runtime.autocast():
             return draw_samples(
-                self.model, count, max_tokens=text.max_tokens, bos_id=text.bos_id, eos_id=text.eos_id,
-                generator=generator,
+                self.model, count, max_tokens=text.max_tokens - len(begin), bos_id=text.bos_id, eos_id=text.eos_id,
+                generator=generator, begin=begin, latent_BZ=latent_BZ,
             )  # fmt: skip
 
     def train_step(self, batch: Sentences) -> Mapping[str, float]:
@@ -223,7 +233,7 @@ class GanTask:
             self.chosen = self.mle_start
         judge: Any = self.discriminator.module
         if hasattr(judge, "take_body"):
-            judge.take_body(self.mle_start)
+            judge.take_body({name: value for name, value in self.mle_start.items() if name != "noise.weight"})
 
     def _discriminator_steps(self, batch: Sentences) -> dict[str, float]:
         """`discriminator_steps` updates on the real batch and fresh ones, each against as many generated sentences."""
@@ -231,7 +241,7 @@ class GanTask:
         size = config.discriminator_batch // distributed.world() or len(batch)
         metrics: dict[str, float] = {}
         counts = config.fakes_per_round or config.discriminator_steps * size
-        self.fakes.renew(lambda count: Sentences.of(self.sample(count)), counts)
+        self.fakes.renew(self.draw, counts)
         metrics["unique"] = self.fakes.unique
         for turn in range(config.discriminator_steps):
             real = batch if turn == 0 and len(batch) == size else self.text.real(size)
@@ -258,7 +268,7 @@ class GanTask:
         text = self.text
         return Game(
             self.model, self.discriminator.module, self._baseline, self.config, text.bos_id, text.eos_id,
-            text.max_tokens, self.sample, round_ / max(1, self.adversarial_steps), {},
+            text.max_tokens, self.draw, round_ / max(1, self.adversarial_steps), {},
         )  # fmt: skip
 
     def _generator_step(self, game: Game, real: Sentences) -> dict[str, float]:

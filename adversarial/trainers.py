@@ -6,12 +6,17 @@ from typing import Any
 
 import torch
 
+from adversarial.augmentation import AugmentationGain, new_lines
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus, load_corpus
 from adversarial.discriminators.build import build_discriminator
 from adversarial.evaluation import SAMPLING_SEED, TextEvaluation, as_row, change_in_nll
 from adversarial.frontier import Frontier, Point, rejection_points, temperature_points, text_points
 from adversarial.generator import Generator, Sentences, build_generator
+from adversarial.labels import LabelledTokens, split_label
+from adversarial.repair import Repairer, Verdict
+from adversarial.repair_evaluation import repair_rows
+from adversarial.reward import DiscriminatorReward, log_density_ratio
 from adversarial.task import GanTask
 from core.errors import RunError
 from core.interfaces import BatchSource, Task
@@ -112,18 +117,22 @@ class GANTrainer(Trainer):
         return self._described([self.corpus.tokenizer.decode(row) for row in drawn.lists()])
 
     def _described(self, texts: list[str]) -> list[dict[str, Any]]:
-        grammar = self.corpus.grammar
-        return [{"text": text} if grammar is None else {"text": text, "ok": grammar.accepts(text)} for text in texts]
+        items: list[dict[str, Any]] = []
+        for line in texts:
+            label, text = split_label(line)
+            items.append({"label": label, "text": text} if label else {"text": text})
+            if self.corpus.grammar is not None:
+                items[-1]["ok"] = self.evaluation.accepts(line)
+        return items
 
     def report_sections(self) -> Mapping[str, Any]:
         """The generator before and after adversarial training, scored alike; real and shuffled text to compare with."""
         task, evaluation = self._task, self.evaluation
         with torch.random.fork_rng(devices=[]):
-            start = build_generator(self.config, self.corpus.tokenizer.vocab_size).to(self.runtime.device)
-            rows = [as_row("untrained", evaluation.score_model(start))]
+            untrained = build_generator(self.config, self.corpus.tokenizer.vocab_size).to(self.runtime.device)
+            rows = [as_row("untrained", evaluation.score_model(untrained))]
             notes = [*self.corpus.notes]
-            if task.mle_start is not None:
-                start.load_state_dict(task.mle_start)
+            if (start := self.mle_start()) is not None:
                 rows.append(as_row("MLE start", evaluation.score_model(start)))
                 change = change_in_nll(evaluation.likelihoods(start), evaluation.likelihoods(task.model))
                 interval = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
@@ -133,6 +142,11 @@ class GANTrainer(Trainer):
                 )
             scores = evaluation.score_model(task.model)
         rows += [as_row("model", scores), *evaluation.text_rows()]
+        if self.corpus.labels:
+            gain = AugmentationGain(self.corpus)
+            models = {} if start is None else {"sentences of the MLE start": start}
+            models["sentences of the model"] = task.model
+            notes += gain.notes({name: gain.correct(evaluation.generate(m, gain.count)) for name, m in models.items()})
         real = next((row["unique"] for row in rows if row["name"].startswith("training text")), 1.0)
         if float(str(scores["unique"])) < COLLAPSED * real:
             notes.append(
@@ -142,9 +156,40 @@ class GANTrainer(Trainer):
         notes.append(
             f"{evaluation.count:,} sentences a row, sampled at temperature 1, against {len(self.corpus.held_out):,} "
             "held-out lines; intervals are 95 % over sentences"
-            + ("" if self.corpus.oracle else f"; BLEU with NLTK's method1; frechet by {evaluation.encoder.name}")
+            + (
+                ""
+                if self.corpus.oracle
+                else f"; BLEU with NLTK's method1; vectors for distances: {evaluation.encoder.name}"
+            )
         )
         return {"rows": rows, "notes": notes}
+
+    def augment(self, count: int, *, labels: Sequence[str] = (), seed: int = 0) -> list[dict[str, str]]:
+        """New sentences, no two alike and none a training line: `{"label": …, "text": …}`.
+
+        Args:
+            count: for each label, or in all where the run has none.
+            labels: classes to write for; by default all of the run.
+            seed: of the sampling.
+
+        Raises:
+            ValueError: a label that the run does not have.
+            TooFewNew: the generator hardly writes anything new.
+        """
+        tokenizer, source = self.corpus.tokenizer, torch.Generator(self.runtime.device).manual_seed(seed)
+        found: list[dict[str, str]] = []
+        for label in labels or self.corpus.labels or ("",):
+            if label and not isinstance(tokenizer, LabelledTokens):
+                raise ValueError(f"{self.config.out} was trained without labels: leave label {label!r} out")
+            begin = (tokenizer.label_id(label),) if isinstance(tokenizer, LabelledTokens) else ()
+
+            def draw(many: int, begin: Sequence[int] = begin) -> list[str]:
+                drawn = self._task.sample(many, generator=source, begin=begin)
+                return [tokenizer.decode([*begin, *row]) for row in drawn.lists()]
+
+            items = self._described(new_lines(draw, self.corpus.train, count))
+            found += [{name: item[name] for name in ("label", "text") if name in item} for item in items]
+        return found
 
     def frontier(self, *, samples: int | None = None) -> Frontier:
         """The curves over temperatures of the generator and of its MLE start; see `adversarial.frontier`.
@@ -153,11 +198,13 @@ class GANTrainer(Trainer):
             samples: generated for each point; by default as many as the run's scores take.
         """
         corpus, evaluation, task = self.corpus, self.evaluation, self._task
+        if corpus.oracle is not None and self.config.latent:
+            raise RunError(
+                f"{self.config.out} has latent noise, with which no likelihood is exact: no curve of NLL_test"
+            )
         samples = samples or evaluation.count
         models = {"model": task.model}
-        if task.mle_start is not None:
-            start = build_generator(self.config, corpus.tokenizer.vocab_size).to(self.runtime.device)
-            start.load_state_dict(task.mle_start)
+        if (start := self.mle_start()) is not None:
             models["MLE start"] = start
         held_out = len(corpus.held_out)
         curves: dict[str, list[Point]] = {}
@@ -183,11 +230,62 @@ class GANTrainer(Trainer):
     def _texts_at(self, model: Generator, count: int) -> Callable[[float], list[str]]:
         return lambda factor: self.evaluation.generate(model, count, Sampling(temperature=1 / factor))
 
+    def repairer(self, *, judged: bool = True, width: int = 64) -> Repairer:
+        """Fills gaps and mends wrong words with this run's generator; see `adversarial.repair`.
+
+        Args:
+            judged: let the discriminator put the candidates in order.
+            width: candidates kept.
+        """
+        return Repairer(
+            self.corpus.tokenizer, self._task.model, verdict=self._verdict() if judged else None, width=width
+        )
+
+    def repair_rows(
+        self, *, sentences: int = 200, gaps: int = 1, noise: float = 0.0, width: int = 64, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        """Damage held-out sentences and repair them: scores of generator, MLE start and floor; see `repair_row`.
+
+        Args:
+            sentences: how many.
+            gaps: words taken out of each.
+            noise: share of the words that are replaced.
+            width: candidates kept; with one gap and no noise, as many as there are words gives exact likelihoods.
+            seed: of the damage.
+        """
+        start = self.mle_start()
+        return repair_rows(
+            self.corpus, self.repairer(width=width), start, sentences=sentences, gaps=gaps, noise=noise, seed=seed
+        )
+
+    def reward(self, decode: Callable[[list[int]], str], *, probability: bool = False) -> DiscriminatorReward:
+        """The discriminator as a reward for another model; see `DiscriminatorReward`."""
+        task, corpus = self._task, self.corpus
+        return DiscriminatorReward(
+            task.discriminator.module, task.model, corpus.tokenizer, decode, max_tokens=corpus.max_tokens,
+            probability=probability,
+        )  # fmt: skip
+
+    def _verdict(self) -> Verdict:
+        task, bos_id = self._task, self.text.bos_id
+        return lambda sentences: log_density_ratio(task.discriminator.module, task.model, sentences, bos_id)
+
+    def mle_start(self) -> Generator | None:
+        """The generator as it was when the adversarial phase began; `None` before that."""
+        if self._task.mle_start is None:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            start = build_generator(self.config, self.corpus.tokenizer.vocab_size).to(self.runtime.device)
+        start.load_state_dict(self._task.mle_start)
+        return start
+
     def export_parts(self) -> tuple[Any, Tokenizer]:
         """The generator and its tokenizer, for `trillium export`."""
         model = self._task.model
         if not isinstance(model, Transformer):
             raise RunError(f"only a Transformer can be exported; {self.config.out} is an {type(model).__name__} run")
+        if self.config.latent or self.corpus.labels:
+            raise RunError(f"{self.config.out} has latent noise or labels, which no exported folder can hold")
         return model, self.corpus.tokenizer
 
     def save(self, folder: Path | str) -> Path:

@@ -17,15 +17,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from student import interval
 
 from adversarial.frontier import Point, interpolate, lowest
 
 AT = (5.75, 6.0, 6.321, 6.5, 6.68, 7.038, 7.69, 8.0, 8.247, 8.736, 9.038)
 PUBLISHED_MLE = (9.587, 9.263, 8.986, 8.860, 8.734, 8.513, 8.201, 8.064, 7.964, 7.777, 7.690)
 PUBLISHED_BEST = (9.587, 9.263, 8.986, 8.860, 8.725, 8.431, 8.057, 7.920, 7.828, 7.687, 7.622)
-
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t, 97.5 %, for 1 to 9 degrees of freedom."""
 
 
 def curves(run: Path) -> dict[str, list[Point]]:
@@ -35,14 +33,6 @@ def curves(run: Path) -> dict[str, list[Point]]:
 
 
 VALID = (0.99, 0.995, 0.998, 0.999, 0.9995)
-
-
-def interval(changes: np.ndarray) -> str:
-    """The 95 % interval of a mean over runs by Student's t; empty for one run."""
-    if len(changes) < 2:
-        return ""
-    reach = STUDENT[len(changes) - 2] * changes.std(ddof=1) / len(changes) ** 0.5
-    return f"[{changes.mean() - reach:+.4f}, {changes.mean() + reach:+.4f}]"
 
 
 def compare_coverage(found: list[dict[str, list[Point]]]) -> None:

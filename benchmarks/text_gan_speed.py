@@ -15,7 +15,7 @@ from pathlib import Path
 from adversarial.config import GANConfig
 from adversarial.estimators.game import Game
 from adversarial.estimators.reinforce import mean_baseline, reward_of, rollout_rewards
-from adversarial.generator import Sentences, draw_samples
+from adversarial.generator import draw_samples
 from adversarial.task import GanTask
 from adversarial.trainers import GANTrainer
 from core.config import ModelConfig, OptimConfig
@@ -55,10 +55,10 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     task, trainer = build(judge="cnn", judge_dropout=0.25, estimator="rollouts")
     batch = trainer.text.real(64)
-    sentences = Sentences.of(task.sample(64))
+    sentences = task.draw(64)
     game = Game(
         task.model, task.discriminator.module.eval(), lambda _, rewards, mask: mean_baseline(rewards, mask),
-        task.config, 0, None, 20, task.sample, 0.0, {},
+        task.config, 0, None, 20, task.draw, 0.0, {},
     )  # fmt: skip
 
     def rewards() -> None:

@@ -14,7 +14,7 @@ from adversarial.discriminators.attention import AttentionDiscriminator, TokenDi
 from adversarial.discriminators.cnn import CLASSIC_FILTERS, ConvolutionalDiscriminator
 from adversarial.discriminators.ratio import RatioDiscriminator
 from adversarial.discriminators.representations import RepresentationsDiscriminator
-from adversarial.generator import build_generator
+from adversarial.generator import build_language_model
 
 
 class Discriminator(Protocol):
@@ -69,12 +69,12 @@ def build_discriminator(config: GANConfig, vocab_size: int, max_tokens: int, bos
     elif config.judge == "attention":
         judge = AttentionDiscriminator(shape, dropout=config.judge_dropout)
     elif config.judge == "mediator":
-        return build_generator(config, vocab_size)
+        return build_language_model(config, vocab_size)
     elif config.judge == "tokens":
-        body = build_generator(replace(config, model=shape), vocab_size)
+        body = build_language_model(replace(config, model=shape), vocab_size)
         judge = TokenDiscriminator(body, dropout=config.judge_dropout)
     else:
-        judge = RatioDiscriminator(build_generator(replace(config, model=shape), vocab_size), bos_id)
+        judge = RatioDiscriminator(build_language_model(replace(config, model=shape), vocab_size), bos_id)
     if config.spectral_norm:
         for module in list(judge.modules()):
             if isinstance(module, nn.Linear):

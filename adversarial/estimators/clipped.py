@@ -28,7 +28,7 @@ def clipped_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, float]]
         Wu et al. 2021, "TextGAIL", arXiv:2004.13796; Schulman et al. 2017, arXiv:1707.06347.
     """
     if not game.kept:
-        sentences = Sentences.of(game.sample(len(real)))
+        sentences = game.sample(len(real))
         with torch.no_grad():
             logits, _ = game.score(sentences)
         logit_B = sentence_logits(logits, sentences, per_token=game.judge.per_token)

@@ -52,7 +52,7 @@ def cooperative_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, flo
         Lu et al. 2019, arXiv:1804.03782; Hinton et al. 2015, "Distilling the Knowledge in a Neural Network",
         arXiv:1503.02531.
     """
-    fake = Sentences.of(game.sample(len(real)))
+    fake = game.sample(len(real))
     forward = game.config.divergence == "forward"
     half = len(real) // 2
     read = Sentences.join(real.part(0, half), fake.part(0, len(fake) - half)) if forward else fake

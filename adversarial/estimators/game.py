@@ -8,7 +8,6 @@ from torch import Tensor
 
 from adversarial.config import GANConfig
 from adversarial.generator import Generator, Sentences
-from core.interfaces import Samples
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Game:
     bos_id: int
     eos_id: int | None
     max_tokens: int
-    sample: Callable[[int], Samples]
+    sample: Callable[[int], Sentences]
     """Draw so many sentences from the present generator."""
     progress: float
     """Share of the adversarial phase that is done, 0 to 1."""

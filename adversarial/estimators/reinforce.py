@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adversarial.estimators.game import Game, sentence_logits
-from adversarial.generator import Sentences, hidden_states, weighted_nll
+from adversarial.generator import Sentences, hidden_states, prompt_embedding, weighted_nll
 from adversarial.ranking import rank_scores
 from core.generate import generate
 from core.losses import linear_cross_entropy, masked_mean
@@ -61,7 +61,7 @@ def rollout_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, float]]
     References:
         Yu et al. 2017, "SeqGAN", arXiv:1609.05473.
     """
-    sentences = Sentences.of(game.sample(len(real)))
+    sentences = game.sample(len(real))
     rewards_BT = rollout_rewards(game, sentences, game.config.num_rollouts, reward_of(game, real))
     return reinforce_loss(game, rewards_BT, sentences)
 
@@ -114,9 +114,11 @@ def rollout_rewards(game: Game, sentences: Sentences, num_rollouts: int, reward:
         if not len(rows):
             break
         prefixes_BT = sentences.tokens_BT[rows, :known]
+        latent_BZ = None if sentences.latent_BZ is None else sentences.latent_BZ[rows]
         drawn = generate(
             game.generator, [[begin, *prefix] for prefix in prefixes_BT.tolist()],
             max_new_tokens=game.max_tokens - known, num_samples=num_rollouts, eos_id=game.eos_id,
+            embed=prompt_embedding(game.generator, latent_BZ),
         )  # fmt: skip
         repeated = prefixes_BT.repeat_interleave(num_rollouts, 0)
         finished = Sentences(
@@ -141,7 +143,7 @@ def dense_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, float]]:
     """
     if not game.judge.per_token:
         raise ValueError("estimator dense needs a logit for every token: set judge to tokens")
-    sentences = Sentences.of(game.sample(len(real)))
+    sentences = game.sample(len(real))
     with torch.no_grad():
         logits_BT, _ = game.score(sentences)
     rewards_BT = (2 * torch.sigmoid(logits_BT) - 1) * sentences.mask_BT
@@ -168,7 +170,7 @@ def importance_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str, floa
     References:
         Che et al. 2017, "Maximum-Likelihood Augmented Discrete GANs", arXiv:1702.07983.
     """
-    sentences = Sentences.of(game.sample(len(real)))
+    sentences = game.sample(len(real))
     with torch.no_grad():
         logits, _ = game.score(sentences)
         logit_B = sentence_logits(logits, sentences, per_token=game.judge.per_token)

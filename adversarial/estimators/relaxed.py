@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from adversarial.estimators.game import Game
-from adversarial.generator import Sentences, embedding_table, next_token_logits, straight_through
+from adversarial.generator import (
+    Sentences,
+    begin_with,
+    draw_latent,
+    embedding_table,
+    next_token_logits,
+    straight_through,
+)
 from adversarial.losses import feature_matching, generator_loss, mean_discrepancy
 from core.losses import masked_mean
 from core.nn.transformer import Transformer
@@ -18,7 +25,7 @@ def straight_through_step(game: Game, real: Sentences) -> tuple[Tensor, dict[str
 
     See `adversarial.generator.straight_through`.
     """
-    drawn = Sentences.of(game.sample(len(real)))
+    drawn = game.sample(len(real))
     logits_BTV = next_token_logits(game.generator, drawn, game.bos_id)
     onehot_BTV = straight_through(logits_BTV, drawn.tokens_BT, game.config.temperature)
     logp_BTV = logits_BTV.detach().float().log_softmax(-1)
@@ -72,6 +79,9 @@ def gumbel_sentences(game: Game, count: int, temperature: float) -> tuple[Tensor
     model = game.generator
     table_VD = embedding_table(model)
     next_B1D = table_VD[game.bos_id].expand(count, 1, -1)
+    if (latent_BZ := draw_latent(model, count)) is not None:
+        begin_B1 = torch.full((count, 1), game.bos_id, device=table_VD.device)
+        next_B1D = begin_with(model, begin_B1, latent_BZ)
     # The Transformer's cache is written in place, which no gradient survives: it reads all positions again.
     cache = None if isinstance(model, Transformer) else model.new_cache(count, game.max_tokens)
     read, drawn = [next_B1D], []

@@ -27,10 +27,10 @@ import torch
 from PIL import Image, ImageSequence
 from torch import Tensor
 
+from core.emoji_names import caption_from_name
 from core.errors import UserError
 from core.pretrained.sources import cache_dir, locate
 from multimodal.datasets.hashing import hash_number
-from multimodal.datasets.twemoji import caption_from_name
 from multimodal.examples import Example, Examples, Medium
 
 PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{part}" for part in (1, 2, 3, 4))

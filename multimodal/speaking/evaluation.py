@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from multimodal.metrics.words import WordScores, edit_distance, word_scores
+from core.metrics.edits import edit_distance
+from multimodal.metrics.words import WordScores, word_scores
 from multimodal.speaking.data import Spoken
 from multimodal.speaking.judge import Judge, spelt
 from multimodal.speaking.speaker import Speaker

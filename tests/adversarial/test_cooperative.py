@@ -32,7 +32,7 @@ def game(model: Generator, mediator: Generator, **changes: Any) -> Game:
     config = GANConfig(estimator="cooperative", judge="mediator", adversarial_weight=1.0, **changes)
 
     def sample(count: int) -> Any:
-        return draw_samples(model, count, max_tokens=LENGTH, bos_id=BOS, eos_id=EOS)
+        return Sentences.of(draw_samples(model, count, max_tokens=LENGTH, bos_id=BOS, eos_id=EOS))
 
     return Game(model, mediator, lambda *_: torch.zeros(()), config, BOS, EOS, LENGTH, sample, 0.0, {})
 

@@ -62,7 +62,7 @@ def model(request: pytest.FixtureRequest) -> Generator:
 
 def game(model: Generator, *, player: Any = None, eos_id: int | None = EOS, **changes: Any) -> Game:
     def sample(count: int) -> Any:
-        return draw_samples(model, count, max_tokens=LENGTH, bos_id=BOS, eos_id=eos_id)
+        return Sentences.of(draw_samples(model, count, max_tokens=LENGTH, bos_id=BOS, eos_id=eos_id))
 
     def baseline(_: Tensor, rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
         return mean_baseline(rewards_BT, mask_BT)
@@ -136,7 +136,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(model: Generator) ->
 
 def test_equal_rewards_teach_nothing(model: Generator) -> None:
     players = game(model)
-    sentences = Sentences.of(players.sample(20))
+    sentences = players.sample(20)
     loss, metrics = reinforce_loss(players, torch.full(sentences.tokens_BT.shape, 0.7), sentences)
     assert metrics["advantage_std"] == pytest.approx(0, abs=1e-6)
     assert gradients(model, loss).abs().max().item() < 1e-6
@@ -176,7 +176,7 @@ def test_every_estimator_makes_the_rewarded_token_more_frequent(
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
 
     def frequency() -> float:
-        drawn = Sentences.of(players.sample(1000))
+        drawn = players.sample(1000)
         return float(((drawn.tokens_BT == 3) & drawn.mask_BT).sum(1).float().mean())
 
     before = frequency()
@@ -192,7 +192,7 @@ def test_every_estimator_makes_the_rewarded_token_more_frequent(
 def test_importance_weights_by_hand(model: Generator) -> None:
     players = game(model)
     drawn = Sentences.from_lists([[3, 3, EOS], [0, EOS]], torch.device("cpu"))
-    fixed = replace(players, sample=lambda count: _Drawn(drawn))
+    fixed = replace(players, sample=lambda count: drawn)
     loss, metrics = importance_step(fixed, drawn)
     weights = torch.softmax(torch.tensor([2.0, 0.0]), 0)
     expected = -((weights - 0.5) * probabilities(model, drawn).log()).sum() / 2.5
@@ -203,7 +203,7 @@ def test_importance_weights_by_hand(model: Generator) -> None:
 def test_a_token_that_has_moved_far_enough_is_left_alone(model: Generator) -> None:
     players = game(model, estimator="clipped")
     drawn = Sentences.from_lists([[3, 3, EOS], [0, EOS]], torch.device("cpu"))
-    players = replace(players, sample=lambda count: _Drawn(drawn))
+    players = replace(players, sample=lambda count: drawn)
     first = gradients(model, clipped_step(players, drawn)[0])
     # At the first step every ratio is 1, so that it is REINFORCE with standardised rewards: +-1/sqrt(2).
     log_p_B = probabilities(model, drawn).log()
@@ -217,11 +217,6 @@ def test_a_token_that_has_moved_far_enough_is_left_alone(model: Generator) -> No
     torch.testing.assert_close(gradients(model, loss), expected, rtol=1e-3, atol=1e-5)
     assert metrics["clipped"] == 1.0
     assert float(loss.detach()) == pytest.approx((-(1 + CLIP) * 3 + 3 * 2) / 2**0.5 / 5, rel=1e-4)
-
-
-class _Drawn:
-    def __init__(self, sentences: Sentences) -> None:
-        self.tokens_BT, self.mask_BT = sentences.tokens_BT, sentences.mask_BT
 
 
 def test_soft_sentences_add_up_to_1_and_harden_as_the_temperature_falls(model: Generator) -> None:
@@ -238,7 +233,7 @@ def test_soft_sentences_at_a_low_temperature_are_distributed_like_samples() -> N
     model = build_generator(GANConfig(network="lstm", model=ModelConfig(width=8, max_length=16), max_tokens=LENGTH), V)
     players = game(model)
     hard, mask = gumbel_sentences(players, 4000, 0.01)
-    drawn = Sentences.of(players.sample(4000))
+    drawn = players.sample(4000)
     ours = (nn.functional.one_hot(hard.argmax(-1), V) * mask[..., None]).sum((0, 1)) / 4000
     theirs = (nn.functional.one_hot(drawn.tokens_BT, V) * drawn.mask_BT[..., None]).sum((0, 1)) / 4000
     torch.testing.assert_close(ours, theirs, atol=0.06, rtol=0)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from core.emoji_names import caption_from_name
 from core.pretrained.sources import MissingData, locate
 from multimodal.datasets import twemoji
-from multimodal.datasets.twemoji import Item, caption_from_name
+from multimodal.datasets.twemoji import Item
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal.metrics.words import edit_distance, normalise_words, word_edits, word_scores
+from core.metrics.edits import edit_distance, word_edits
+from multimodal.metrics.words import normalise_words, word_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_caption_metrics.json").read_text())["wer"]
 texts = st.text("abc", max_size=12)
