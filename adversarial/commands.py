@@ -118,7 +118,10 @@ def repair(arguments: list[str]) -> int:
         return 0
     repairer = trainer.repairer(judged=not options.plain, width=options.width)
     for text in options.texts:
-        found = repairer.candidates(text, noise=options.noise)[: options.best]
+        try:
+            found = repairer.candidates(text, noise=options.noise)[: options.best]
+        except ValueError as error:
+            raise RunError(str(error)) from error
         if options.json:
             print(
                 json.dumps({"text": text, "repaired": [{"text": t, "share": p} for t, p in found]}, ensure_ascii=False)

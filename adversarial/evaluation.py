@@ -14,9 +14,17 @@ from adversarial.augmentation import fit_classifier
 from adversarial.classifier import BagClassifier
 from adversarial.config import GANConfig
 from adversarial.corpus import Corpus
-from adversarial.generator import Generator, Sentences, draw_latent, draw_samples, token_losses
+from adversarial.generator import (
+    Generator,
+    Sentences,
+    draw_latent,
+    draw_samples,
+    next_token_logits,
+    token_losses,
+)
 from adversarial.labels import join_label, split_label
 from adversarial.reverse import fitted_model
+from core.losses import token_logprobs
 from core.metrics.bleu import ReferenceIndex, mean_sentence_bleu, self_bleu
 from core.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_sums
 from core.metrics.copies import CopyFinder
@@ -93,9 +101,27 @@ class TextEvaluation:
         words = [self.corpus.tokenizer.split(text) for text in texts]
         return self_bleu(words)[5], mean_sentence_bleu(words, self.references)[5]
 
-    def validity(self, texts: Sequence[str]) -> tuple[float, float]:
-        """(coverage, share of valid sentences), with a grammar."""
-        return self.coverage(texts), sum(map(self.accepts, texts)) / len(texts)
+    def validity(self, texts: Sequence[str]) -> float:
+        """Share of valid sentences, with a grammar."""
+        return sum(map(self.accepts, texts)) / len(texts)
+
+    @torch.no_grad()
+    def expected_coverage(self, model: Generator, count: int, factor: float) -> float:
+        """What `coverage` is on average for `count` sentences drawn with the logits times `factor`: no chance in it.
+
+        The mean of 1 - (1 - p(x))^count over the held-out lines x that are no training lines.
+        """
+        lines = sorted(set(self.corpus.held_out) - self._training)
+        training = model.training
+        model.eval()
+        missed = 0.0
+        for start in range(0, len(lines), BATCH):
+            batch = Sentences.from_lists(self.corpus.encode(lines[start : start + BATCH]), self.device)
+            logits_BTV = next_token_logits(model, batch, self.bos_id).float() * factor
+            logprob_B = (token_logprobs(logits_BTV, batch.tokens_BT) * batch.mask_BT).sum(1).double()
+            missed += float((count * torch.log1p(-logprob_B.exp())).exp().sum())
+        model.train(training)
+        return 1 - missed / len(lines) if lines else math.nan
 
     def accepts(self, line: str) -> bool:
         """Whether the grammar accepts a line's sentence."""

@@ -87,7 +87,7 @@ def temperature_points(
 
 def text_points(
     generate: Callable[[float], Texts],
-    measure: Callable[[Texts], tuple[float, float]],
+    measure: Callable[[float, Texts], tuple[float, float]],
     *,
     factors: Sequence[float] = INVERSE_TEMPERATURES,
 ) -> list[Point]:
@@ -95,10 +95,10 @@ def text_points(
 
     Args:
         generate: from a factor to generated sentences.
-        measure: x and y of sentences.
+        measure: from a factor and what was generated with it to x and y.
         factors: of the logits, 1 / temperature.
     """
-    return [Point(f"temperature 1/{factor:g}", *measure(generate(factor))) for factor in factors]
+    return [Point(f"temperature 1/{factor:g}", *measure(factor, generate(factor))) for factor in factors]
 
 
 @torch.no_grad()

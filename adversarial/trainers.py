@@ -156,12 +156,9 @@ class GANTrainer(Trainer):
         notes.append(
             f"{evaluation.count:,} sentences a row, sampled at temperature 1, against {len(self.corpus.held_out):,} "
             "held-out lines; intervals are 95 % over sentences"
-            + (
-                ""
-                if self.corpus.oracle
-                else f"; BLEU with NLTK's method1; vectors for distances: {evaluation.encoder.name}"
-            )
         )
+        if self.corpus.oracle is None:
+            notes[-1] += f"; BLEU with NLTK's method1; vectors for distances: {evaluation.encoder.name}"
         return {"rows": rows, "notes": notes}
 
     def augment(self, count: int, *, labels: Sequence[str] = (), seed: int = 0) -> list[dict[str, str]]:
@@ -198,10 +195,9 @@ class GANTrainer(Trainer):
             samples: generated for each point; by default as many as the run's scores take.
         """
         corpus, evaluation, task = self.corpus, self.evaluation, self._task
-        if corpus.oracle is not None and self.config.latent:
-            raise RunError(
-                f"{self.config.out} has latent noise, with which no likelihood is exact: no curve of NLL_test"
-            )
+        valid = self.config.text is None and self.config.source == "babyai"
+        if self.config.latent and (corpus.oracle is not None or valid):
+            raise RunError(f"{self.config.out} has latent noise, with which no likelihood is exact: it has no curve")
         samples = samples or evaluation.count
         models = {"model": task.model}
         if (start := self.mle_start()) is not None:
@@ -217,12 +213,16 @@ class GANTrainer(Trainer):
                 curves[name] = temperature_points(*how, samples=samples, seed=seed)
                 curves[f"{name}, rejection"] = rejection_points(*how, samples=samples, seed=seed)
         else:
-            if self.config.text is None and self.config.source == "babyai":
-                axes, measure, source = ("coverage", "valid"), evaluation.validity, f"BabyAI {self.config.level}"
-            else:
-                axes, measure, source = ("self_bleu_5", "bleu_5"), evaluation.overlap, "BLEU-5 method1"
+            axes = ("coverage", "valid") if valid else ("self_bleu_5", "bleu_5")
+            source = f"BabyAI {self.config.level}|coverage: expected" if valid else "BLEU-5 method1"
             source += f"|held-out:{held_out}"
             for name, model in models.items():
+
+                def measure(factor: float, texts: Sequence[str], model: Generator = model) -> tuple[float, float]:
+                    if not valid:
+                        return evaluation.overlap(texts)
+                    return evaluation.expected_coverage(model, len(texts), factor), evaluation.validity(texts)
+
                 curves[name] = text_points(self._texts_at(model, samples), measure)
         signature = f"{source}|samples:{samples} a point|one setting for both axes|seed:{self.config.seed}"
         return Frontier(axes, curves, signature)

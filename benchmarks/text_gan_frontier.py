@@ -8,11 +8,11 @@ point, the generator's its temperature alone. Printed are the means over the run
 adversarial one is better) with its 95 % interval by Student's t, and beside them the best published NLL_test of any
 method and of an MLE (Caccia et al. 2020, the transposed classic oracle).
 
-Runs on BabyAI's missions are compared by coverage instead: the largest at a temperature where at least so many of the
-sentences are valid.
+Runs on BabyAI's missions are compared by coverage instead, at temperatures where equally many sentences are valid.
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -35,14 +35,22 @@ def curves(run: Path) -> dict[str, list[Point]]:
 VALID = (0.99, 0.995, 0.998, 0.999, 0.9995)
 
 
+def coverage_at(points: list[Point], level: float) -> float:
+    """The largest coverage at which so many sentences are valid, linear between temperatures."""
+    order = sorted(points, key=lambda point: -point.x)
+    for wider, narrower in itertools.pairwise(order):
+        if wider.y >= level:
+            return wider.x
+        if narrower.y >= level:
+            return wider.x + (narrower.x - wider.x) * (level - wider.y) / (narrower.y - wider.y)
+    return float("nan")
+
+
 def compare_coverage(found: list[dict[str, list[Point]]]) -> None:
     """Coverage at equal validity: x is coverage, y the share of valid sentences."""
     print("valid at least   MLE      model    difference [95 %]")
     for level in VALID:
-        mle, ours = (
-            np.array([max((p.x for p in run[name] if p.y >= level), default=0.0) for run in found])
-            for name in ("MLE start", "model")
-        )
+        mle, ours = (np.array([coverage_at(run[name], level) for run in found]) for name in ("MLE start", "model"))
         print(
             f"{level:12.4f}  {mle.mean():8.4f} {ours.mean():8.4f}   {(ours - mle).mean():+.4f} {interval(ours - mle)}"
         )

@@ -108,9 +108,9 @@ def test_curves_are_compared_where_they_reach():
 
 def test_text_without_an_oracle_is_measured_by_overlap():
     sentences = {1.0: ["a b", "c"], 2.0: ["a"]}
-    varied, same = text_points(sentences.__getitem__, lambda texts: (len(texts), len(texts[0])), factors=[1.0, 2.0])
-    assert varied == Point("temperature 1/1", 2, 3)
-    assert same == Point("temperature 1/2", 1, 1)
+    varied, same = text_points(sentences.__getitem__, lambda factor, texts: (len(texts), factor), factors=[1.0, 2.0])
+    assert varied == Point("temperature 1/1", 2, 1.0)
+    assert same == Point("temperature 1/2", 1, 2.0)
 
 
 def test_the_command_writes_table_numbers_and_picture(tmp_path: Path, capsys):

@@ -9,6 +9,7 @@ from adversarial.config import GANConfig
 from adversarial.corpus import load_corpus
 from adversarial.oracle import OracleTokens
 from core.errors import UserError
+from core.pretrained.sources import MissingData
 
 
 def written(folder: Path, content: str) -> Path:
@@ -127,3 +128,15 @@ def test_scores_can_be_taken_on_a_file_of_their_own(tmp_path: Path) -> None:
     assert corpus.train == ["a b", "b c", "c d", "b c"]  # every line is trained on, as published splits are
     with pytest.raises(ValueError, match="held_out_text goes with text"):
         GANConfig(held_out_text=held_out)
+
+
+def test_names_of_emoji_are_a_text() -> None:
+    try:
+        corpus = load_corpus(GANConfig(source="emoji", held_out_lines=300))
+    except MissingData as missing:
+        pytest.skip(str(missing))
+    assert len(corpus.held_out) == 300
+    assert len(corpus.train) > 3000
+    assert not set(corpus.train) & set(corpus.held_out)
+    assert "woman running with medium skin tone" in {*corpus.train, *corpus.held_out}
+    assert "the names of emoji" in corpus.notes[0]

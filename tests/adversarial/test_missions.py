@@ -13,6 +13,7 @@ from adversarial.corpus import load_corpus
 from adversarial.missions import mission_grammar, missions
 from adversarial.trainers import GANTrainer
 from core.config import ModelConfig, OptimConfig
+from core.sampling import Sampling
 
 
 def test_the_grammar_by_example() -> None:
@@ -64,13 +65,18 @@ def test_a_run_counts_what_is_valid_and_what_is_covered(tmp_path: Path) -> None:
     texts = trainer.evaluation.generate(trainer._task.model, 150)
     unseen = set(corpus.held_out) - set(corpus.train)
     assert scores["coverage"] == len(unseen & set(texts)) / len(unseen) > 0
+    # What coverage is on average, against that of many draws.
+    many = trainer.evaluation.generate(trainer._task.model, 6000, Sampling(temperature=1 / 1.3))
+    drawn = [trainer.evaluation.coverage(many[start : start + 150]) for start in range(0, 6000, 150)]
+    expected = trainer.evaluation.expected_coverage(trainer._task.model, 150, 1.3)
+    assert expected == pytest.approx(sum(drawn) / len(drawn), abs=0.02)
     rows = {row["name"]: row for row in json.loads((tmp_path / "run" / "eval.json").read_text("utf-8"))["rows"]}
     assert rows["training text (ceiling)"]["valid"]["value"] == 1
     assert "nll" not in rows["training text (ceiling)"]  # nobody knows how probable the levels make their missions
     assert COMMANDS["frontier"]([str(tmp_path / "run"), "-n", "50", "--device", "cpu"]) == 0
     stored = json.loads((tmp_path / "run" / "frontier.json").read_text("utf-8"))
     assert stored["axes"] == ["coverage", "valid"]
-    assert stored["signature"].startswith("BabyAI PutNextLocal|held-out:200|samples:50 a point")
+    assert stored["signature"].startswith("BabyAI PutNextLocal|coverage: expected|held-out:200|samples:50 a point")
 
 
 def test_missions_longer_than_the_context_are_named(tmp_path: Path) -> None:

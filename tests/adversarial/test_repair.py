@@ -11,11 +11,13 @@ import torch
 
 from adversarial.commands import COMMANDS
 from adversarial.config import GANConfig
+from adversarial.labels import LabelledTokens, split_label
 from adversarial.oracle import Oracle
-from adversarial.repair import BLANK, GAP, Candidate, Channel, Repairer, repair
+from adversarial.repair import BLANK, GAP, NO_LABEL, Candidate, Channel, Repairer, repair
 from adversarial.repair_evaluation import Damaged, Truth, commonest_word, repair_row, share_of
 from adversarial.trainers import GANTrainer
 from core.config import ModelConfig, OptimConfig
+from core.nn.lstm import LSTM
 from core.text.tokenizer import WordTokenizer
 
 ORACLE = Oracle.random(3, vocab_size=5, width=4, length=4)
@@ -132,6 +134,20 @@ def test_a_text_becomes_tokens_and_gaps() -> None:
     assert repairer.words == list(range(4, tokenizer.vocab_size))
     with pytest.raises(ValueError, match="nothing to repair"):
         repairer.observed("  ", unknown_is_gap=False)
+
+
+def test_a_missing_label_is_found_and_no_gap_is_filled_with_one() -> None:
+    tokens = LabelledTokens(WordTokenizer.train(["a b c"]), ["x", "y"])
+    model = LSTM(tokens.vocab_size, 4, 4)
+    repairer = Repairer(tokens, model, width=100)
+    assert repairer.observed("y\ta b", unknown_is_gap=False)[0] == tokens.label_id("y")
+    assert repairer.observed("a b", unknown_is_gap=False)[0] == NO_LABEL
+    found = dict(repairer.candidates(f"a {BLANK} c"))
+    assert {split_label(line)[0] for line in found} == {"x", "y"}
+    assert {split_label(line)[1] for line in found} == {"a a c", "a b c", "a c c"}
+    assert sum(found.values()) == pytest.approx(1)
+    with pytest.raises(ValueError, match="no label 'z': the run has x, y"):
+        repairer.candidates("z\ta b")
 
 
 @pytest.fixture(scope="module")
