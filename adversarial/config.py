@@ -158,7 +158,7 @@ class GANConfig(RunConfig):
     """Updates of a small LSTM that learns from the sentences of a row alone and is then scored on held-out text
     (`reverse_nll`): bad where they are wrong as well as where something is missing. 0 leaves this score out."""
     mauve: bool = False
-    """Also MAUVE, of LSA vectors. Needs the packages mauve-text and faiss-cpu."""
+    """Also MAUVE, of LSA vectors. Needs the extra `mauve`."""
     sample_lines: int = 24
     """Sentences written to `samples` at each evaluation."""
 

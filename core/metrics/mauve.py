@@ -34,7 +34,7 @@ def mauve_score(one_NF: Tensor, other_MF: Tensor, *, seed: int = 0) -> float:
     try:
         import mauve
     except ImportError as error:
-        raise MissingMauve("this score needs a package: pip install 'mauve-text>=0.4,<0.5' faiss-cpu") from error
+        raise MissingMauve("mauve needs two packages: pip install 'trillium-lm[mauve]'") from error
     with contextlib.redirect_stdout(io.StringIO()):
         found = mauve.compute_mauve(
             p_features=other_MF.double().numpy(), q_features=one_NF.double().numpy(), seed=seed, verbose=False

@@ -104,6 +104,13 @@ def test_what_generated_text_teaches_about_real_text(corpus: Corpus) -> None:
     assert one["frechet"] > 3 * again["frechet"]
 
 
+def test_mauve_tells_real_text_from_one_sentence_again_and_again(corpus: Corpus) -> None:
+    pytest.importorskip("mauve")
+    evaluation = TextEvaluation(corpus, replace(CONFIG, mauve=True, eval_samples=300), torch.device("cpu"))
+    same = evaluation.score_texts(corpus.train[:1] * 300)
+    assert 0 < same["mauve"] < 0.5 < evaluation.score_texts(corpus.train)["mauve"] <= 1
+
+
 def test_scores_of_three_sentences_by_hand(evaluation: TextEvaluation, corpus: Corpus) -> None:
     texts = ["the cat sleeps .", "the cat sleeps .", "the cat sleep ."]
     scores = evaluation.score_texts(texts)

@@ -19,5 +19,5 @@ def test_alike_is_near_1_and_apart_near_0() -> None:
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mauve", None)
-    with pytest.raises(MissingMauve, match="pip install 'mauve-text"):
+    with pytest.raises(MissingMauve, match="pip install 'trillium-lm\\[mauve\\]'"):
         mauve_score(torch.ones(2, 2), torch.ones(2, 2))
