@@ -38,6 +38,8 @@ Scores = dict[str, Interval | float]
 Words = Sequence[str]
 BATCH = 256
 AT_ONCE = 1000
+_FIRST = ("valid", "coverage", "right_label", "nll_oracle")
+"""Scores shown before the likelihood, where there are such."""
 LATENT_DRAWS = 16
 """Of the noise, for the likelihood of a generator that has it."""
 SAMPLING_SEED = 1_000_003
@@ -155,7 +157,7 @@ class TextEvaluation:
         nll_N2 = self.likelihoods(model)
         nll = bootstrap_sums(nll_N2.numpy(), lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1])
         scores = self.score_texts(self.generate(model, self.count))
-        first: Scores = {name: scores.pop(name) for name in ("valid", "coverage", "nll_oracle") if name in scores}
+        first: Scores = {name: scores.pop(name) for name in _FIRST if name in scores}
         return {**first, "nll": nll, **scores}
 
     def generate(

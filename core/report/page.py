@@ -277,7 +277,10 @@ def _card(row: Mapping[str, Any], run_dir: Path, media: dict[Path, Embedded]) ->
                 media[path] = embed(path, kind)
             shown.append(media[path])
     return _Card(
-        title=str(row.get("title") or ""), prompt=str(row.get("prompt") or ""), reference=references, media=shown
+        title=str(row.get("title") or row.get("label") or ""),
+        prompt=str(row.get("prompt") or ""),
+        reference=references,
+        media=shown,
     )
 
 

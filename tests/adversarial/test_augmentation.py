@@ -179,6 +179,7 @@ def test_a_run_writes_what_a_class_asks_for(file: Path, capsys) -> None:
         COMMANDS["augment"]([str(run), str(file.parent / "other.jsonl"), "--label", "3"])
     assert not (file.parent / "other.jsonl").exists()
     assert set(trainer.sample(1)[0]) == {"label", "text"}
+    assert '<p class="title">5</p>' in (run / "report.html").read_text("utf-8")  # what each sample was asked for
 
 
 def test_levels_of_babyai_are_classes(tmp_path: Path) -> None:
