@@ -118,10 +118,7 @@ def repair(arguments: list[str]) -> int:
         return 0
     repairer = trainer.repairer(judged=not options.plain, width=options.width)
     for text in options.texts:
-        try:
-            found = repairer.candidates(text, noise=options.noise)[: options.best]
-        except ValueError as error:
-            raise RunError(str(error)) from error
+        found = repairer.candidates(text, noise=options.noise)[: options.best]
         if options.json:
             print(
                 json.dumps({"text": text, "repaired": [{"text": t, "share": p} for t, p in found]}, ensure_ascii=False)
@@ -150,10 +147,7 @@ def augment(arguments: list[str]) -> int:
     from core.text.atomic import replace_file
 
     trainer = _load(options.run, options.device)
-    try:
-        items = trainer.augment(options.per_class, labels=options.label, seed=options.seed)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    items = trainer.augment(options.per_class, labels=options.label, seed=options.seed)
     with replace_file(options.file) as file:
         file.writelines(f"{json.dumps(item, ensure_ascii=False)}\n".encode() for item in items)
     print(f"{len(items):,} sentences in {options.file}")

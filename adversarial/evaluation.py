@@ -19,6 +19,7 @@ from adversarial.generator import (
     Sentences,
     draw_latent,
     draw_samples,
+    evaluating,
     next_token_logits,
     token_losses,
 )
@@ -84,19 +85,23 @@ class TextEvaluation:
         # As many from every source, since variety falls with the number of sentences.
         self.count = max(2, min(config.eval_samples, len(corpus.train)))
         self._training = set(corpus.train)
+        self._unseen = set(corpus.held_out) - self._training
+
+    @cached_property
+    def _held_out_words(self) -> list[list[str]]:
+        return [self.corpus.tokenizer.split(line) for line in self.corpus.held_out]
 
     @cached_property
     def references(self) -> ReferenceIndex:
         """The held-out lines, ready for BLEU."""
-        return ReferenceIndex([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+        return ReferenceIndex(self._held_out_words)
 
     def coverage(self, texts: Sequence[str]) -> float:
         """Share of the different held-out lines that are no training lines which are among the texts; NaN without any.
 
         It grows with the number of texts: compare equal numbers only.
         """
-        unseen = set(self.corpus.held_out) - self._training
-        return len(unseen.intersection(texts)) / len(unseen) if unseen else math.nan
+        return len(self._unseen.intersection(texts)) / len(self._unseen) if self._unseen else math.nan
 
     def overlap(self, texts: Sequence[str]) -> tuple[float, float]:
         """(self-BLEU-5, BLEU-5)."""
@@ -113,16 +118,14 @@ class TextEvaluation:
 
         The mean of 1 - (1 - p(x))^count over the held-out lines x that are no training lines.
         """
-        lines = sorted(set(self.corpus.held_out) - self._training)
-        training = model.training
-        model.eval()
+        lines = sorted(self._unseen)
         missed = 0.0
-        for start in range(0, len(lines), BATCH):
-            batch = Sentences.from_lists(self.corpus.encode(lines[start : start + BATCH]), self.device)
-            logits_BTV = next_token_logits(model, batch, self.bos_id).float() * factor
-            logprob_B = (token_logprobs(logits_BTV, batch.tokens_BT) * batch.mask_BT).sum(1).double()
-            missed += float((count * torch.log1p(-logprob_B.exp())).exp().sum())
-        model.train(training)
+        with evaluating(model):
+            for start in range(0, len(lines), BATCH):
+                batch = Sentences.from_lists(self.corpus.encode(lines[start : start + BATCH]), self.device)
+                logits_BTV = next_token_logits(model, batch, self.bos_id).float() * factor
+                logprob_B = (token_logprobs(logits_BTV, batch.tokens_BT) * batch.mask_BT).sum(1).double()
+                missed += float((count * torch.log1p(-logprob_B.exp())).exp().sum())
         return 1 - missed / len(lines) if lines else math.nan
 
     def accepts(self, line: str) -> bool:
@@ -133,11 +136,11 @@ class TextEvaluation:
     @cached_property
     def encoder(self) -> LatentSemantics:
         """From sentences to vectors, for the Fréchet distance. Fitted to held-out lines, so to the text of no row."""
-        return LatentSemantics([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+        return LatentSemantics(self._held_out_words)
 
     @cached_property
     def _encoded(self) -> Tensor:
-        return self.encoder.encode([self.corpus.tokenizer.split(line) for line in self.corpus.held_out])
+        return self.encoder.encode(self._held_out_words)
 
     @cached_property
     def _label_judge(self) -> BagClassifier:
@@ -160,25 +163,16 @@ class TextEvaluation:
         first: Scores = {name: scores.pop(name) for name in _FIRST if name in scores}
         return {**first, "nll": nll, **scores}
 
-    def generate(
-        self, model: Generator, count: int, sampling: Sampling | None = None, *, begin: Sequence[int] = ()
-    ) -> list[str]:
-        """Sentences of a generator, the same ones each time for the same weights; at temperature 1 unless said.
-
-        Args:
-            model: the generator.
-            count: how many.
-            sampling: temperature and truncation.
-            begin: tokens that every sentence begins with.
-        """
+    def generate(self, model: Generator, count: int, sampling: Sampling | None = None) -> list[str]:
+        """Sentences of a generator, the same ones each time for the same weights; at temperature 1 unless said."""
         source = torch.Generator(self.device).manual_seed(self.config.seed + SAMPLING_SEED)
         texts: list[str] = []
         for start in range(0, count, AT_ONCE):
             drawn = draw_samples(
-                model, min(AT_ONCE, count - start), max_tokens=self.corpus.max_tokens - len(begin), bos_id=self.bos_id,
-                eos_id=self.eos_id, sampling=sampling, generator=source, begin=begin,
+                model, min(AT_ONCE, count - start), max_tokens=self.corpus.max_tokens, bos_id=self.bos_id,
+                eos_id=self.eos_id, sampling=sampling, generator=source,
             )  # fmt: skip
-            texts += [self.corpus.tokenizer.decode([*begin, *row]) for row in drawn.lists()]
+            texts += [self.corpus.tokenizer.decode(row) for row in drawn.lists()]
         return texts
 
     def score_texts(self, texts: Sequence[str]) -> Scores:
@@ -228,9 +222,7 @@ class TextEvaluation:
         found = []
         source = torch.Generator(self.device).manual_seed(SAMPLING_SEED)
         draws = LATENT_DRAWS if hasattr(model, "noise") else 1
-        training = model.training
-        model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             for start in range(0, len(rows), BATCH):
                 batch = Sentences.from_lists(rows[start : start + BATCH], self.device)
                 scored_BT = batch.mask_BT & (batch.tokens_BT != self.corpus.unscored_id)
@@ -241,7 +233,6 @@ class TextEvaluation:
                     sums.append(torch.where(scored_BT, losses_BT, 0.0).sum(1).double())
                 nll_B = sums[0] if draws == 1 else math.log(draws) - torch.logsumexp(-torch.stack(sums), 0)
                 found.append(torch.stack([nll_B, scored_BT.sum(1).double()], 1))
-        model.train(training)
         return torch.cat(found).cpu()
 
     def text_rows(self) -> list[dict[str, Any]]:
@@ -268,7 +259,7 @@ class TextEvaluation:
                 row.pop(name, None)
         if self.corpus.oracle is None:
             held_out = self.corpus.held_out
-            split = [self.corpus.tokenizer.split(line) for line in held_out]
+            split = self._held_out_words
             scores: Scores = {
                 "unique": unique_fraction(split),
                 "new": sum(line not in self._training for line in held_out) / len(held_out),

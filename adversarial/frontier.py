@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adversarial.generator import Generator, Sentences, draw_samples, next_token_logits, token_losses
+from adversarial.generator import Generator, Sentences, draw_samples, evaluating, next_token_logits, token_losses
 from adversarial.oracle import START, Oracle
 from core.sampling import Sampling
 
@@ -182,15 +182,11 @@ def sequence_logprobs(model: Generator, tokens_NL: Tensor) -> Tensor:
 
 def _batches(model: Generator, tokens_NL: Tensor) -> Iterator[Sentences]:
     """The sequences in parts on the model's device, with the model in evaluation mode meanwhile."""
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         device = next(iter(model.parameters())).device
         for part_NL in tokens_NL.split(100):
             part_NL = part_NL.to(device)
             yield Sentences(part_NL, torch.ones_like(part_NL, dtype=torch.bool))
-    finally:
-        model.train(training)
 
 
 def interpolate(points: Sequence[Point], at: Sequence[float]) -> NDArray[np.float64]:

@@ -3,7 +3,8 @@
 Shape suffixes: B = sequences, T = positions, V = vocabulary, D = model width, Z = width of the latent noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -101,6 +102,19 @@ def build_generator(config: GANConfig, vocab_size: int) -> Generator:
 def build_language_model(config: GANConfig, vocab_size: int) -> Generator:
     """The same without latent noise, for a discriminator's body or a mediator."""
     return build_generator(replace(config, latent=0), vocab_size)
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Within the block the modules are in evaluation mode; afterwards each is in the mode it was in."""
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes):
+            module.train(mode)
 
 
 def draw_latent(model: Generator, count: int, generator: torch.Generator | None = None) -> Tensor | None:

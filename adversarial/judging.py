@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adversarial.config import GANConfig
-from adversarial.generator import Sentences
+from adversarial.generator import Sentences, evaluating
 from adversarial.losses import discriminator_loss, gradient_penalty, interpolated_penalty
 from adversarial.ranking import ranking_loss
 from core.losses import masked_mean
@@ -59,10 +59,8 @@ def judge_loss(judge: Any, config: GANConfig, real: Sentences, fake: Sentences) 
 @torch.no_grad()
 def accuracy_on_real(judge: Any, real: Sentences) -> float:
     """Share of real sentences, or of their tokens, that the discriminator takes for real."""
-    training = judge.training
-    judge.eval()
-    logits, _ = judge(judge.embed(real.tokens_BT), real.mask_BT)
-    judge.train(training)
+    with evaluating(judge):
+        logits, _ = judge(judge.embed(real.tokens_BT), real.mask_BT)
     return float(((logits[real.mask_BT] if judge.per_token else logits) > 0).float().mean())
 
 

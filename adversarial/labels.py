@@ -8,10 +8,15 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from core.errors import RunError
 from core.text.atomic import write_json
 from core.text.tokenizer import WordTokenizer
 
 LABELS_FILE = "labels.json"
+
+
+class UnknownLabel(RunError, ValueError):
+    """A label that a run does not have."""
 
 
 def split_label(line: str) -> tuple[str, str]:
@@ -55,10 +60,10 @@ class LabelledTokens:
         """Id of a label.
 
         Raises:
-            ValueError: an unknown one.
+            UnknownLabel: no such label.
         """
         if label not in self._ids:
-            raise ValueError(f"no label {label!r}: the run has {', '.join(self.labels)}")
+            raise UnknownLabel(f"no label {label!r}: the run has {', '.join(self.labels)}")
         return self._ids[label]
 
     def encode(self, text: str, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:

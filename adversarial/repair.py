@@ -179,6 +179,12 @@ class Repairer:
         """Ids of labels; none without any."""
         return [self.tokenizer.label_id(label) for label in getattr(self.tokenizer, "labels", ())]
 
+    def repair(self, observed: Sequence[int], channel: Channel) -> list[Candidate]:
+        """See the function `repair`."""
+        return repair(
+            self.model, observed, channel, bos_id=self.tokenizer.bos_id, width=self.width, verdict=self.verdict
+        )
+
     def candidates(self, text: str, *, noise: float = 0.0) -> list[tuple[str, float]]:
         """The texts that were most probably meant, best first, each with its share of all candidates' probability.
 
@@ -188,10 +194,7 @@ class Repairer:
             noise: probability that a word is wrong. Words that the run's text does not have are then gaps too.
         """
         observed = self.observed(text, unknown_is_gap=noise > 0)
-        found = repair(
-            self.model, observed, Channel(self.words, noise, labels=self.labels), bos_id=self.tokenizer.bos_id,
-            width=self.width, verdict=self.verdict,
-        )  # fmt: skip
+        found = self.repair(observed, Channel(self.words, noise, labels=self.labels))
         shares = torch.softmax(torch.tensor([candidate.logprob for candidate in found]), 0).tolist()
         return [(self.tokenizer.decode(candidate.tokens), share) for candidate, share in zip(found, shares)]
 

@@ -13,7 +13,7 @@ from adversarial.corpus import Corpus
 from adversarial.evaluation import as_row
 from adversarial.generator import Generator
 from adversarial.oracle import Oracle
-from adversarial.repair import GAP, Candidate, Channel, Repairer, repair
+from adversarial.repair import GAP, Candidate, Channel, Repairer
 from core.metrics.bootstrap import bootstrap_mean, bootstrap_sums
 from core.metrics.edits import edit_distance
 
@@ -76,13 +76,7 @@ def repair_rows(
 
 def repaired_by(repairer: Repairer, damaged: Damaged) -> list[list[Candidate]]:
     """The candidates for each damaged sentence."""
-    return [
-        repair(
-            repairer.model, seen, damaged.channel, bos_id=repairer.tokenizer.bos_id, width=repairer.width,
-            verdict=repairer.verdict,
-        )
-        for seen in damaged.observed
-    ]  # fmt: skip
+    return [repairer.repair(seen, damaged.channel) for seen in damaged.observed]
 
 
 def commonest_word(damaged: Damaged, training: Sequence[list[int]]) -> list[list[Candidate]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial.estimators.game import sentence_logits
-from adversarial.generator import Generator, Sentences, token_losses
+from adversarial.generator import Generator, Sentences, evaluating, token_losses
 from core.interfaces import Samples
 
 _AT_ONCE = 256
@@ -34,20 +34,16 @@ def log_density_ratio(judge: nn.Module, generator: Generator, sentences: Sentenc
         Generation", arXiv:2004.11714.
     """
     network: Any = judge
-    training = {module: module.training for module in (judge, generator)}
-    for module in training:
-        module.eval()
     found = []
-    for start in range(0, len(sentences), _AT_ONCE):
-        some = sentences.part(start, start + _AT_ONCE)
-        if not hasattr(network, "per_token"):
-            sums_BT = token_losses(generator, some, bos_id) - token_losses(network, some, bos_id)
-            found.append((sums_BT * some.mask_BT).sum(1))
-            continue
-        logits, _ = network(network.embed(some.tokens_BT), some.mask_BT)
-        found.append(sentence_logits(logits, some, per_token=network.per_token))
-    for module, mode in training.items():
-        module.train(mode)
+    with evaluating(judge, generator):
+        for start in range(0, len(sentences), _AT_ONCE):
+            some = sentences.part(start, start + _AT_ONCE)
+            if hasattr(network, "per_token"):
+                logits, _ = network(network.embed(some.tokens_BT), some.mask_BT)
+                found.append(sentence_logits(logits, some, per_token=network.per_token))
+            else:
+                sums_BT = token_losses(generator, some, bos_id) - token_losses(network, some, bos_id)
+                found.append((sums_BT * some.mask_BT).sum(1))
     return torch.cat(found).float()
 
 

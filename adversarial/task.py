@@ -119,18 +119,20 @@ class GanTask:
         """The generator's network."""
         return self.generator.module  # type: ignore[return-value]
 
-    def sample(self, count: int, *, generator: torch.Generator | None = None, begin: Sequence[int] = ()) -> Samples:
-        """Draw sentences from the present generator; with `begin`, what follows these tokens."""
-        return self._sample(count, None, generator, begin)
-
     def draw(self, count: int) -> Sentences:
-        """The same for the game, with the noise that they were drawn with."""
+        """Sentences for the game, with the noise that they were drawn with."""
         latent_BZ = draw_latent(self.model, count)
-        return Sentences.of(self._sample(count, latent_BZ), latent_BZ)
+        return Sentences.of(self.sample(count, latent_BZ=latent_BZ), latent_BZ)
 
-    def _sample(
-        self, count: int, latent_BZ: Tensor | None, generator: torch.Generator | None = None, begin: Sequence[int] = ()
+    def sample(
+        self,
+        count: int,
+        *,
+        generator: torch.Generator | None = None,
+        begin: Sequence[int] = (),
+        latent_BZ: Tensor | None = None,
     ) -> Samples:
+        """Draw sentences from the present generator; see `draw_samples`."""
         text = self.text
         with self.runtime.autocast():
             return draw_samples(

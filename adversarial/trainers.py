@@ -13,7 +13,7 @@ from adversarial.discriminators.build import build_discriminator
 from adversarial.evaluation import SAMPLING_SEED, TextEvaluation, as_row, change_in_nll
 from adversarial.frontier import Frontier, Point, rejection_points, temperature_points, text_points
 from adversarial.generator import Generator, Sentences, build_generator
-from adversarial.labels import LabelledTokens, split_label
+from adversarial.labels import LabelledTokens, UnknownLabel, split_label
 from adversarial.repair import Repairer, Verdict
 from adversarial.repair_evaluation import repair_rows
 from adversarial.reward import DiscriminatorReward, log_density_ratio
@@ -117,13 +117,9 @@ class GANTrainer(Trainer):
         return self._described([self.corpus.tokenizer.decode(row) for row in drawn.lists()])
 
     def _described(self, texts: list[str]) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = []
-        for line in texts:
-            label, text = split_label(line)
-            items.append({"label": label, "text": text} if label else {"text": text})
-            if self.corpus.grammar is not None:
-                items[-1]["ok"] = self.evaluation.accepts(line)
-        return items
+        if self.corpus.grammar is None:
+            return [_as_item(line) for line in texts]
+        return [{**_as_item(line), "ok": self.evaluation.accepts(line)} for line in texts]
 
     def report_sections(self) -> Mapping[str, Any]:
         """The generator before and after adversarial training, scored alike; real and shuffled text to compare with."""
@@ -170,22 +166,21 @@ class GANTrainer(Trainer):
             seed: of the sampling.
 
         Raises:
-            ValueError: a label that the run does not have.
+            UnknownLabel: a label that the run does not have.
             TooFewNew: the generator hardly writes anything new.
         """
         tokenizer, source = self.corpus.tokenizer, torch.Generator(self.runtime.device).manual_seed(seed)
         found: list[dict[str, str]] = []
         for label in labels or self.corpus.labels or ("",):
             if label and not isinstance(tokenizer, LabelledTokens):
-                raise ValueError(f"{self.config.out} was trained without labels: leave label {label!r} out")
+                raise UnknownLabel(f"{self.config.out} was trained without labels: leave label {label!r} out")
             begin = (tokenizer.label_id(label),) if isinstance(tokenizer, LabelledTokens) else ()
 
             def draw(many: int, begin: Sequence[int] = begin) -> list[str]:
                 drawn = self._task.sample(many, generator=source, begin=begin)
                 return [tokenizer.decode([*begin, *row]) for row in drawn.lists()]
 
-            items = self._described(new_lines(draw, self.corpus.train, count))
-            found += [{name: item[name] for name in ("label", "text") if name in item} for item in items]
+            found += [_as_item(line) for line in new_lines(draw, self.corpus.train, count)]
         return found
 
     def frontier(self, *, samples: int | None = None) -> Frontier:
@@ -301,3 +296,9 @@ class GANTrainer(Trainer):
         task = self.task
         assert isinstance(task, GanTask)
         return task
+
+
+def _as_item(line: str) -> dict[str, str]:
+    """A line as a sample, its label apart."""
+    label, text = split_label(line)
+    return {"label": label, "text": text} if label else {"text": text}

@@ -22,13 +22,13 @@ from adversarial.recipes import conditional
 from adversarial.trainers import GANTrainer
 
 SOURCES = ("alone", "simple", "MLE start", "model")
-LEVELS = ("GoTo", "Pickup", "PutNextLocal", "Synth", "SynthLoc", "SynthSeq", "GoToSeq", "BossLevel")
 
 
 def labelled_missions() -> list[dict[str, str]]:
     """Instructions of eight levels, and the level of each; most instructions could be of several levels."""
+    levels = conditional().level.split(",")
     return [
-        {"text": mission, "level": level} for level in LEVELS for mission in dict.fromkeys(missions(level, 900, seed=5))
+        {"text": mission, "level": level} for level in levels for mission in dict.fromkeys(missions(level, 900, seed=5))
     ]
 
 
