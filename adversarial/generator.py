@@ -18,12 +18,11 @@ from adversarial.relational import RelationalMemory
 from core.generate import Embed, generate
 from core.interfaces import Samples
 from core.losses import linear_cross_entropy
-from core.nn.lstm import LSTM
-from core.nn.networks import build_network
+from core.nn.networks import LanguageNetwork, build_network
 from core.nn.transformer import Transformer
 from core.sampling import Sampling
 
-Generator = Transformer | LSTM | RelationalMemory
+Generator = LanguageNetwork | RelationalMemory
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def prefill(
     options: dict[str, Any],
 ) -> tuple[Tensor, Any]:
     """Read the prompts once. Returns the last position's hidden_BD and the cache, with room for `num_new` tokens."""
+    if num_new < 1:
+        raise ValueError(f"max_new_tokens must be >= 1, got {num_new}")
     if not prompts:
         raise ValueError("there are no prompts: give at least one")
     if any(len(prompt) == 0 for prompt in prompts):
@@ -131,64 +133,116 @@ def generate(
         greedy tokens have the model's own log-probability under the mask.
     """
     sampling = sampling or Sampling()
-    if max_new_tokens < 1 or num_samples < 1:
-        raise ValueError(f"max_new_tokens and num_samples must be >= 1, got {max_new_tokens} and {num_samples}")
-    total = len(prompts) * num_samples
-    stops = [eos_id] if isinstance(eos_id, int) else list(eos_id or ())
-    if isinstance(generator, Sequence) and len(generator) != total:
-        raise ValueError(f"give one generator per row ({total}), got {len(generator)}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be >= 1, got {num_samples}")
     with decoding(model):
         hidden_BD, cache = prefill(
             model, prompts, max_new_tokens, embed=embed, bidirectional=bidirectional, options=inputs
         )
         cache.repeat(num_samples)
         hidden_BD = hidden_BD.repeat_interleave(num_samples, dim=0)
-        device = hidden_BD.device
-        tokens_BT = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
-        mask_BT = torch.zeros(total, max_new_tokens, dtype=torch.bool, device=device)
-        logprobs_BT = torch.zeros(total, max_new_tokens, device=device)
-        finished_B = torch.zeros(total, dtype=torch.bool, device=device)
-        rows = torch.arange(total, device=device)
-        stops_E = torch.tensor(stops, dtype=torch.long, device=device)
-        seen = _seen(prompts, num_samples, model, hidden_BD) if sampling.repetition_penalty != 1 else None
-        head = _plain_head(model) if sampling.plain and token_mask is None else None
-        for step in range(max_new_tokens):
-            if token_mask is None or isinstance(token_mask, Tensor):
-                allowed = token_mask
+        seen = None
+        if sampling.repetition_penalty != 1:
+            seen = _seen(prompts, num_samples, model, hidden_BD)
+        samples = continue_rows(
+            model, hidden_BD, cache, max_new_tokens=max_new_tokens, sampling=sampling, eos_id=eos_id,
+            token_mask=token_mask, generator=generator, on_token=on_token, seen=seen,
+        )  # fmt: skip
+    return ordinary(samples)
+
+
+def ordinary(samples: Samples) -> Samples:
+    """Copies, because tensors that were made within `decoding` can't take part in a loss."""
+    return Samples(
+        samples.tokens_BT.clone(), samples.mask_BT.clone(), samples.logprobs_BT.clone(), samples.finished_B.clone()
+    )
+
+
+def continue_rows(
+    model: CausalModel,
+    hidden_BD: Tensor,
+    cache: Any,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    eos_id: int | Sequence[int] | None = None,
+    token_mask: TokenMask | Tensor | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    on_token: Callable[[list[int], list[int]], None] | None = None,
+    seen: Tensor | None = None,
+    keep: bool = False,
+) -> Samples:
+    """The loop itself, from what has been read; to be called within `decoding`, and so are its tensors made.
+
+    Args:
+        model: see `generate`, as for the other arguments.
+        hidden_BD: hidden states of the last position read.
+        cache: of the positions read; the sampled tokens but the last one of each row are read into it.
+        max_new_tokens: most tokens to generate per row.
+        sampling: how tokens are chosen.
+        eos_id: the token, or tokens, that end a row.
+        token_mask: which tokens may come next.
+        generator: source of randomness.
+        on_token: called after each step.
+        seen: bool seen_BV for the repetition penalty; it is written.
+        keep: finished rows stay in the cache, which is used again; else they leave it, and it is spent.
+    """
+    total, device = len(hidden_BD), hidden_BD.device
+    stops = [eos_id] if isinstance(eos_id, int) else list(eos_id or ())
+    if isinstance(generator, Sequence) and len(generator) != total:
+        raise ValueError(f"give one generator per row ({total}), got {len(generator)}")
+    tokens_BT = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
+    mask_BT = torch.zeros(total, max_new_tokens, dtype=torch.bool, device=device)
+    logprobs_BT = torch.zeros(total, max_new_tokens, device=device)
+    finished_B = torch.zeros(total, dtype=torch.bool, device=device)
+    rows = torch.arange(total, device=device)
+    stops_E = torch.tensor(stops, dtype=torch.long, device=device)
+    head = _plain_head(model) if sampling.plain and token_mask is None else None
+    for step in range(max_new_tokens):
+        if token_mask is None or isinstance(token_mask, Tensor):
+            allowed = token_mask
+        else:
+            allowed = token_mask(rows.tolist(), tokens_BT[rows, :step].tolist()).to(device)
+        if head is not None:
+            chosen, logprob_B = draw_projected(
+                hidden_BD, head, uniforms(generator, rows, device), temperature=sampling.temperature
+            )
+        else:
+            logits_BV = choice_logits(
+                model.logits(hidden_BD), sampling, allowed=allowed, seen_BV=None if seen is None else seen[rows]
+            )
+            if sampling.temperature == 0:
+                chosen = logits_BV.argmax(-1)
             else:
-                allowed = token_mask(rows.tolist(), tokens_BT[rows, :step].tolist()).to(device)
-            if head is not None:
-                chosen, logprob_B = draw_projected(
-                    hidden_BD, head, uniforms(generator, rows, device), temperature=sampling.temperature
-                )
-            else:
-                logits_BV = choice_logits(
-                    model.logits(hidden_BD), sampling, allowed=allowed, seen_BV=None if seen is None else seen[rows]
-                )
-                if sampling.temperature == 0:
-                    chosen = logits_BV.argmax(-1)
-                else:
-                    chosen = draw(logits_BV, uniforms(generator, rows, device))
-                logprob_B = logits_BV.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
-            tokens_BT[rows, step], mask_BT[rows, step] = chosen, True
-            logprobs_BT[rows, step] = logprob_B
-            if seen is not None:
-                seen[rows, chosen] = True
-            if on_token is not None:
-                on_token(rows.tolist(), chosen.tolist())
-            if step + 1 == max_new_tokens:
+                chosen = draw(logits_BV, uniforms(generator, rows, device))
+            logprob_B = logits_BV.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
+        tokens_BT[rows, step], mask_BT[rows, step] = chosen, True
+        logprobs_BT[rows, step] = logprob_B
+        if seen is not None:
+            seen[rows, chosen] = True
+        if on_token is not None:
+            on_token(rows.tolist(), chosen.tolist())
+        if step + 1 == max_new_tokens:
+            break
+        if stops and bool((ends := (chosen[:, None] == stops_E).any(-1)).any()):
+            stay = (~ends).nonzero().squeeze(-1)
+            finished_B[rows[ends]] = True
+            if len(stay) == 0:
                 break
-            if stops and bool((ends := (chosen[:, None] == stops_E).any(-1)).any()):
-                stay = (~ends).nonzero().squeeze(-1)
-                finished_B[rows[ends]] = True
-                if len(stay) == 0:
-                    break
-                rows, chosen = rows[stay], chosen[stay]
+            rows, chosen = rows[stay], chosen[stay]
+            if not keep:
                 cache.select(stay)
+        if keep and len(rows) < total:
+            # Rows that have finished read padding.
+            next_B1 = torch.zeros(total, 1, dtype=torch.long, device=device)
+            next_B1[rows, 0] = chosen
+            real_B1 = torch.zeros(total, 1, dtype=torch.bool, device=device)
+            real_B1[rows] = True
+            hidden_BD = model(next_B1, cache=cache, key_mask_BS=real_B1)[rows, -1]
+        else:
             hidden_BD = model(chosen[:, None], cache=cache)[:, -1]
-        finished_B |= ((tokens_BT[..., None] == stops_E).any(-1) & mask_BT).any(1)
-    # Copies, because tensors made in inference mode can't take part in a loss.
-    return Samples(tokens_BT.clone(), mask_BT.clone(), logprobs_BT.clone(), finished_B.clone())
+    finished_B |= ((tokens_BT[..., None] == stops_E).any(-1) & mask_BT).any(1)
+    return Samples(tokens_BT, mask_BT, logprobs_BT, finished_B)
 
 
 def _plain_head(model: CausalModel) -> nn.Linear | None:

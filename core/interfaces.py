@@ -29,7 +29,7 @@ class Samples:
 
     def lists(self) -> list[list[int]]:
         """The sampled ids of each row, without padding (end-of-sequence included)."""
-        return [row[keep].tolist() for row, keep in zip(self.tokens_BT, self.mask_BT)]
+        return [row[:count] for row, count in zip(self.tokens_BT.tolist(), self.mask_BT.sum(1).tolist())]
 
 
 class Policy(Protocol):

@@ -94,26 +94,31 @@ def lm_loss(
     return total, count
 
 
-def clipped_surrogate_loss(logprobs_BT: Tensor, behaviour_BT: Tensor, advantage_BT: Tensor, *, clip: float) -> Tensor:
-    """-min(rho A, clamp(rho, 1 - clip, 1 + clip) A) with the probability ratio rho = p / p_behaviour.
+def clipped_surrogate_loss(
+    logprobs_BT: Tensor, behaviour_BT: Tensor, advantage_BT: Tensor, *, clip: float, clip_high: float | None = None
+) -> Tensor:
+    """-min(rho A, clamp(rho, 1 - clip, 1 + clip_high) A) with the probability ratio rho = p / p_behaviour.
 
     Args:
         logprobs_BT: log-probabilities of the sampled tokens, with gradient.
         behaviour_BT: their log-probabilities when they were drawn.
         advantage_BT: A; a constant.
         clip: how far the ratio may move; 0 means no limit.
+        clip_high: how far it may move up, where that differs.
 
     Returns:
         loss_BT.
 
     References:
-        Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347.
+        Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347; two limits: Yu et al. 2025,
+        "DAPO", arXiv:2503.14476.
     """
     ratio_BT = (logprobs_BT - behaviour_BT.detach()).exp()
     gain_BT = ratio_BT * advantage_BT.detach()
     if not clip:
         return -gain_BT
-    return -torch.minimum(gain_BT, ratio_BT.clamp(1 - clip, 1 + clip) * advantage_BT.detach())
+    high = clip if clip_high is None else clip_high
+    return -torch.minimum(gain_BT, ratio_BT.clamp(1 - clip, 1 + high) * advantage_BT.detach())
 
 
 def linear_cross_entropy(

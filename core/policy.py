@@ -1,31 +1,40 @@
 """A language model as a policy: samples with their log-probabilities, and the same log-probabilities with gradient.
 
-Shape suffixes: B = samples, T = generated tokens, S = prompt and generated tokens, V = vocabulary, D = model width.
+Shape suffixes: B = samples, T = generated tokens, S = prompt and generated tokens, V = vocabulary, D = model width,
+R = rows that are read, P = different prompts.
 """
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from core.generate import CausalModel, TokenMask, generate, pad_left
+from core.conversation import Conversation
+from core.generate import CausalModel, TokenMask, continue_rows, decoding, ordinary, pad_left, prefill
 from core.interfaces import Samples
 from core.losses import token_logprobs
 from core.sampling import Sampling, choice_logits
+
+
+class SharingModel(CausalModel, Protocol):
+    """A model that reads a prompt once for several samples, with gradient too."""
+
+    def new_prefix(self, key_mask_BS: Tensor | None = None) -> Any: ...
 
 
 class LanguageModelPolicy:
     """Generates from prompts and scores what was generated, under one temperature and one token mask.
 
     Args:
-        model: the core Transformer or the LSTM.
+        model: the core Transformer, the LSTM or the MLP.
         max_new_tokens: most tokens of a sample.
         eos_id: the token that ends a sample; None for samples of fixed length.
         temperature: divides the logits, in sampling and in scoring alike.
     """
 
     def __init__(
-        self, model: CausalModel, *, max_new_tokens: int, eos_id: int | None = None, temperature: float = 1.0
+        self, model: SharingModel, *, max_new_tokens: int, eos_id: int | None = None, temperature: float = 1.0
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature must be > 0 for a policy that is trained, got {temperature}")
@@ -43,34 +52,90 @@ class LanguageModelPolicy:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         greedy: bool = False,
     ) -> Samples:
-        """Continue each prompt. See `core.generate.generate`."""
-        return generate(
-            self.model, contexts, max_new_tokens=self.max_new_tokens, num_samples=num_samples, eos_id=self.eos_id,
-            sampling=Sampling(temperature=0) if greedy else self.sampling, token_mask=token_mask, generator=generator,
+        """Continue each prompt; equal ones are read once. See `core.generate.generate`."""
+        prompts, prompt_B = _distinct([prompt for prompt in contexts for _ in range(num_samples)])
+        with decoding(self.model):
+            hidden_PD, cache = prefill(
+                self.model, prompts, self.max_new_tokens, embed=None, bidirectional=False, options={}
+            )
+            if len(prompts) < len(prompt_B):
+                rows = torch.tensor(prompt_B, device=hidden_PD.device)
+                cache.select(rows)
+                hidden_PD = hidden_PD[rows]
+            samples = continue_rows(
+                self.model, hidden_PD, cache, max_new_tokens=self.max_new_tokens, sampling=self._sampling(greedy),
+                eos_id=self.eos_id, token_mask=token_mask, generator=generator,
+            )  # fmt: skip
+        return ordinary(samples)
+
+    def answer(
+        self,
+        conversation: Conversation,
+        said: Sequence[Sequence[int]],
+        *,
+        token_mask: TokenMask | None = None,
+        generator: Sequence[torch.Generator] | None = None,
+        greedy: bool = False,
+    ) -> Samples:
+        """The next turn of a conversation with this policy's model; `said` is what came since the last answer."""
+        return conversation.sample(
+            said, max_new_tokens=self.max_new_tokens, sampling=self._sampling(greedy), eos_id=self.eos_id,
+            token_mask=token_mask, generator=generator,
         )  # fmt: skip
+
+    def _sampling(self, greedy: bool) -> Sampling:
+        return Sampling(temperature=0) if greedy else self.sampling
 
     def hidden(self, contexts: Sequence[Sequence[int]], samples: Samples) -> Tensor:
         """hidden_BTD at the positions that predict each sampled token, with gradient: for value heads and scoring.
 
+        What several rows have in common is read once: equal rows, a turn that is the beginning of a later one's
+        context, the prompt of several samples.
+
         Args:
             contexts: the prompt of each sample.
             samples: from `sample`, one per context.
+
+        Returns:
+            hidden_BTD; what stands where nothing was sampled means nothing.
         """
         if len(contexts) != len(samples):
             raise ValueError(f"{len(contexts)} contexts for {len(samples)} samples: repeat each prompt per sample")
-        device = samples.tokens_BT.device
-        prompts_BT, prompt_mask = pad_left(contexts, device)
-        num_new = samples.tokens_BT.shape[1]
         # The last sampled token predicts nothing, so it is not read.
-        tokens_BS = torch.cat((prompts_BT, samples.tokens_BT[:, :-1]), dim=1)
-        # Positions after the end hold nothing; causal attention keeps them from the others, so only the prompt's
-        # padding needs a mask.
-        mask_BS = None
-        if prompt_mask is not None:
-            rest = torch.ones(len(contexts), num_new - 1, dtype=torch.bool, device=device)
-            mask_BS = torch.cat((prompt_mask, rest), dim=1)
-        hidden_BSD = self.model(tokens_BS, key_mask_BS=mask_BS)
-        return hidden_BSD[:, prompts_BT.shape[1] - 1 :]
+        sampled = [tokens[:-1] for tokens in samples.lists()]
+        rows, row_B = _covering([[*context, *tokens] for context, tokens in zip(contexts, sampled)])
+        device = samples.tokens_BT.device
+        prompts, prompt_R = _distinct([contexts[row] for row in rows])
+        # A row that begins another one's context is read with it, which a shared prompt would not show.
+        own = all(len(contexts[b]) == len(contexts[rows[r]]) for b, r in enumerate(row_B))
+        if len(prompts) < len(rows) and own:
+            hidden_RSD = self._after_prompts(prompts, prompt_R, [sampled[row] for row in rows], device)
+            first_B = torch.zeros(len(contexts), dtype=torch.long, device=device)
+        else:
+            reads = [[*contexts[row], *sampled[row]] for row in rows]
+            hidden_RSD = self.model(_pad_right(reads, device))
+            first_B = torch.tensor([len(context) - 1 for context in contexts], device=device)
+        steps_T = torch.arange(samples.tokens_BT.shape[1], device=device)
+        place_BT = (first_B[:, None] + steps_T).clamp(max=hidden_RSD.shape[1] - 1)
+        return hidden_RSD[torch.tensor(row_B, device=device)[:, None], place_BT]
+
+    def _after_prompts(
+        self,
+        prompts: Sequence[Sequence[int]],
+        prompt_R: Sequence[int],
+        sampled: Sequence[Sequence[int]],
+        device: torch.device,
+    ) -> Tensor:
+        """hidden_RSD of the last position of each row's prompt and of what was sampled after it."""
+        tokens_PT, mask_PT = pad_left(prompts, device)
+        cache = self.model.new_prefix(mask_PT)
+        padding = {} if mask_PT is None else {"key_mask_BS": mask_PT}
+        rows = torch.tensor(prompt_R, device=device)
+        last_R1D = self.model(tokens_PT, cache=cache, **padding)[rows, -1:]
+        if not any(sampled):
+            return last_R1D
+        cache.expand(rows)
+        return torch.cat((last_R1D, self.model(_pad_right(sampled, device), cache=cache)), 1)
 
     def logprobs(
         self, contexts: Sequence[Sequence[int]], samples: Samples, *, allowed_BTV: Tensor | None = None
@@ -93,6 +158,37 @@ class LanguageModelPolicy:
     def distribution(self, hidden_BTD: Tensor, allowed_BTV: Tensor | None = None) -> Tensor:
         """float32 logits_BTV of the distribution that tokens are drawn from (temperature and mask applied)."""
         return choice_logits(self.model.logits(hidden_BTD), self.sampling, allowed=allowed_BTV)
+
+
+def _distinct(rows: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:
+    """The different rows, and the number of its kind for each row."""
+    numbers: dict[tuple[int, ...], int] = {}
+    inverse = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
+    return list(numbers), inverse
+
+
+def _covering(reads: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+    """Rows of which every row is one or a beginning.
+
+    Returns:
+        (rows, inverse): the numbers of such rows, and for each row the place in `rows` of one that begins with it.
+    """
+    # Sorted, all rows that begin with a row follow it at once.
+    order = sorted(range(len(reads)), key=lambda row: reads[row])
+    rows: list[int] = []
+    inverse = [0] * len(reads)
+    for place in range(len(order) - 1, -1, -1):
+        row = order[place]
+        if not rows or reads[order[place + 1]][: len(reads[row])] != reads[row]:
+            rows.append(row)
+        inverse[row] = len(rows) - 1
+    return rows, inverse
+
+
+def _pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """tokens_BT padded on the right with 0: causal attention never lets a real token see it."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
 
 
 class ValueHead(nn.Module):

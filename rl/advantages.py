@@ -1,15 +1,19 @@
 """From rewards to advantages, as pure functions of tensors: what differs between algorithms first of all.
 
-Shape suffixes: E = episodes, J = policy tokens of an episode, those of all its turns in a row.
+Shape suffixes: E = episodes, J = policy tokens of an episode, those of all its turns in a row, K = turns of the longest
+episode, G = groups of episodes with the same start.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from core.training import distributed
+
+Baseline = Literal["none", "mean", "leave_one_out", "greedy"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,17 @@ class Credit:
     """float32; what the critic expected before each token; 0 without a critic."""
     bootstrap_E: Tensor
     """float32; what the critic expects after the last turn of a truncated episode; 0 for a terminated one."""
+    group_E: Tensor | None = None
+    """int64 group of each episode, from 0: episodes of a group began alike. None: all episodes are one group."""
+    state_EJ: Tensor | None = None
+    """int64 number of the state in which a token's turn was taken; the same number means the same state."""
+    greedy_E: Tensor | None = None
+    """float32 return of greedy play from the same start."""
+
+    @property
+    def turn_EJ(self) -> Tensor:
+        """int64 number of each token's turn in its episode, from 0."""
+        return self.ends_turn_EJ.long().cumsum(1) - self.ends_turn_EJ.long()
 
 
 @dataclass(frozen=True)
@@ -101,44 +116,159 @@ def gae_advantages(gamma: float, lam: float) -> AdvantageFn:
     return advantages
 
 
-def return_advantages(gamma: float, *, leave_one_out: bool) -> AdvantageFn:
-    """Discounted return from each token on, less the mean return of the other episodes: REINFORCE's.
+def return_advantages(
+    gamma: float,
+    *,
+    baseline: Baseline,
+    by_turn: bool = True,
+    scaled: bool = False,
+) -> AdvantageFn:
+    """Returns compared with those of other episodes: the advantages of REINFORCE, RLOO, ReMax, GRPO and their kin.
 
-    A baseline that does not depend on the episode's own actions leaves the gradient unbiased; the mean over all
-    episodes, its own included, would shrink it by (E - 1) / E.
+    A = (value - baseline) / scale. A baseline that does not depend on the episode's own actions (`leave_one_out`,
+    `greedy`) leaves the gradient unbiased; the mean, its own value included, shrinks it by (n - 1) / n, and the scale
+    of the group changes its direction.
 
     Args:
         gamma: discount per turn.
-        leave_one_out: subtract the baseline.
+        baseline: `leave_one_out` subtracts the mean of the other episodes of the group, `mean` that of all, `greedy`
+            the return of greedy play from the same start.
+        by_turn: a token's value is the discounted return from it on, and it is compared with those of other episodes
+            at the same turn; else every token has the value of its whole episode.
+        scaled: divide by the standard deviation of the group's returns (n - 1 in its denominator) plus 1e-4.
 
     References:
         Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning".
-        Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!" (leave one out).
+        Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!"; Ahmadian et al. 2024, "Back to Basics"
+        (RLOO), arXiv:2402.14740. Li et al. 2023, "ReMax", arXiv:2310.10505. Shao et al. 2024, "DeepSeekMath" (GRPO),
+        arXiv:2402.03300. Liu et al. 2025, "Understanding R1-Zero-Like Training" (no scale), arXiv:2503.20783.
     """
 
     def advantages(credit: Credit) -> Advantages:
-        to_go = generalized_advantages(
-            credit.reward_EJ, torch.zeros_like(credit.reward_EJ), credit.mask_EJ, torch.zeros_like(credit.bootstrap_E),
-            discount_EJ=turn_discounts(credit, gamma), lam=1.0,
-        ).advantage_EJ  # fmt: skip
-        if not leave_one_out:
-            return Advantages(to_go, to_go)
-        baseline_E1 = leave_one_out_mean(to_go[:, 0])[:, None]
-        return Advantages(torch.where(credit.mask_EJ, to_go - baseline_E1, 0.0), to_go)
+        to_go_EJ = returns_to_go(credit, gamma)
+        value_EJ = to_go_EJ if by_turn else torch.where(credit.mask_EJ, to_go_EJ[:, :1], 0.0)
+        if baseline == "none":
+            compared_EJ = value_EJ
+        elif baseline == "greedy":
+            assert credit.greedy_E is not None
+            compared_EJ = value_EJ - credit.greedy_E[:, None]
+        else:
+            expected_EK = turn_baseline(credit, to_go_EJ, own=baseline == "mean")
+            turn_EJ = credit.turn_EJ if by_turn else torch.zeros_like(credit.turn_EJ)
+            compared_EJ = value_EJ - expected_EK.gather(1, turn_EJ.clamp(max=expected_EK.shape[1] - 1))
+        if scaled:
+            compared_EJ = compared_EJ / (group_deviation(to_go_EJ[:, 0], credit.group_E)[:, None] + 1e-4)
+        return Advantages(torch.where(credit.mask_EJ, compared_EJ, 0.0), to_go_EJ)
 
     return advantages
 
 
-def leave_one_out_mean(value_E: Tensor) -> Tensor:
-    """For each value the mean of the others, those of other processes included.
+def same_state_advantages(gamma: float, weight: float, *, scaled: bool) -> AdvantageFn:
+    """GiGPO: an episode's return compared within its group, plus each turn's compared with turns from the same state.
+
+    A = A_episode + weight A_state, where A_state = G_t less the mean of the discounted returns G of all turns in the
+    group that were taken in the same state, scaled as A_episode is. Turns whose state nobody else met have A_state 0.
+
+    Args:
+        gamma: discount per turn.
+        weight: omega of the paper.
+        scaled: divide both parts by the standard deviations of what is compared, plus 1e-4.
+
+    References:
+        Feng et al. 2025, "Group-in-Group Policy Optimization for LLM Agent Training", arXiv:2505.10978. The states here
+        are exact: environments name them.
+    """
+    whole = return_advantages(gamma, baseline="mean", by_turn=False, scaled=scaled)
+
+    def advantages(credit: Credit) -> Advantages:
+        assert credit.state_EJ is not None
+        found = whole(credit)
+        ends_EJ, group_E = credit.ends_turn_EJ, _groups(credit)
+        to_go_EJ = found.target_EJ
+        # Turns are compared by what follows their last token, where their reward stands.
+        value_N = to_go_EJ[ends_EJ]
+        states = torch.stack((group_E[:, None].expand_as(credit.state_EJ)[ends_EJ], credit.state_EJ[ends_EJ]), 1)
+        kind_N = states.unique(dim=0, return_inverse=True)[1]
+        compared_N = value_N - group_mean(value_N, kind_N)
+        if scaled:
+            compared_N = compared_N / (group_deviation(value_N, kind_N) + 1e-4)
+        turns_EJ = torch.zeros_like(to_go_EJ)
+        turns_EJ[ends_EJ] = compared_N
+        # From the last token of each turn to all of them.
+        turn_EJ = credit.turn_EJ
+        by_turn_EK = turns_EJ.new_zeros(len(turns_EJ), int(turn_EJ.max()) + 1)
+        by_turn_EK.scatter_add_(1, turn_EJ, turns_EJ)
+        state_EJ = torch.where(credit.mask_EJ, by_turn_EK.gather(1, turn_EJ), 0.0)
+        return Advantages(found.advantage_EJ + weight * state_EJ, to_go_EJ)
+
+    return advantages
+
+
+def returns_to_go(credit: Credit, gamma: float) -> Tensor:
+    """to_go_EJ: discounted return from each token on, 0 where nothing was sampled."""
+    zeros_EJ, zeros_E = torch.zeros_like(credit.reward_EJ), torch.zeros_like(credit.bootstrap_E)
+    return generalized_advantages(
+        credit.reward_EJ, zeros_EJ, credit.mask_EJ, zeros_E, discount_EJ=turn_discounts(credit, gamma), lam=1.0
+    ).advantage_EJ
+
+
+def turn_baseline(credit: Credit, to_go_EJ: Tensor, *, own: bool) -> Tensor:
+    """expected_EK: the mean return from turn k on of the group's episodes that have such a turn.
+
+    Where no other episode has come so far, the baseline is that of the last turn to which one had: like all others it
+    does not depend on the episode's own actions.
+
+    Args:
+        credit: of the rollout.
+        to_go_EJ: from `returns_to_go`.
+        own: count the episode itself; else it is left out.
 
     Raises:
-        ValueError: there is only one value.
+        ValueError: an episode is to be left out of a group that has no other.
     """
-    total, count = distributed.all_reduce_sum(torch.stack((value_E.sum(), value_E.new_tensor(len(value_E)))))
-    if count < 2:
-        raise ValueError("a leave-one-out baseline needs at least two episodes a step")
-    return (total - value_E) / (count - 1)
+    turn_EJ, group_E = credit.turn_EJ, _groups(credit)
+    first_EJ = credit.mask_EJ.clone()
+    first_EJ[:, 1:] &= credit.ends_turn_EJ[:, :-1]
+    num_turns = max(distributed.gather(int(turn_EJ.max()) + 1))
+    value_EK = to_go_EJ.new_zeros(len(to_go_EJ), num_turns)
+    value_EK.scatter_add_(1, turn_EJ, torch.where(first_EJ, to_go_EJ, 0.0))
+    alive_EK = torch.zeros_like(value_EK).scatter_add_(1, turn_EJ, first_EJ.to(value_EK.dtype))
+    sums_GK, counts_GK = (_group_sum(x_EK, group_E, shared=credit.group_E is None) for x_EK in (value_EK, alive_EK))
+    total_EK, count_EK = sums_GK[group_E], counts_GK[group_E]
+    if not own:
+        total_EK, count_EK = total_EK - value_EK, count_EK - alive_EK
+        if not bool((count_EK[:, 0] > 0).all()):
+            raise ValueError("a leave-one-out baseline needs at least two episodes of each start")
+    expected_EK = total_EK / count_EK.clamp(min=1)
+    for k in range(1, num_turns):
+        expected_EK[:, k] = torch.where(count_EK[:, k] > 0, expected_EK[:, k], expected_EK[:, k - 1])
+    return expected_EK
+
+
+def group_mean(value_E: Tensor, group_E: Tensor) -> Tensor:
+    """For each value the mean of its group, itself included."""
+    sums_G = _group_sum(torch.stack((value_E, torch.ones_like(value_E)), 1), group_E)
+    return (sums_G[:, 0] / sums_G[:, 1])[group_E]
+
+
+def group_deviation(value_E: Tensor, group_E: Tensor | None) -> Tensor:
+    """For each value the standard deviation of its group (n - 1 in the denominator); 0 for a value alone."""
+    group_E = torch.zeros(len(value_E), dtype=torch.long, device=value_E.device) if group_E is None else group_E
+    squares_E = (value_E - group_mean(value_E, group_E)) ** 2
+    sums_G = _group_sum(torch.stack((squares_E, torch.ones_like(value_E)), 1), group_E)
+    return (sums_G[:, 0] / (sums_G[:, 1] - 1).clamp(min=1)).sqrt()[group_E]
+
+
+def _groups(credit: Credit) -> Tensor:
+    if credit.group_E is not None:
+        return credit.group_E
+    return torch.zeros(len(credit.reward_EJ), dtype=torch.long, device=credit.reward_EJ.device)
+
+
+def _group_sum(value_EK: Tensor, group_E: Tensor, *, shared: bool = False) -> Tensor:
+    """sums_GK over the episodes of each group; a group that all processes share is summed over them too."""
+    sums_GK = value_EK.new_zeros(int(group_E.max()) + 1, value_EK.shape[1]).index_add_(0, group_E, value_EK)
+    return distributed.all_reduce_sum(sums_GK) if shared else sums_GK
 
 
 def normalized(advantage_EJ: Tensor, mask_EJ: Tensor, *, eps: float = 1e-8) -> Tensor:

@@ -1,6 +1,6 @@
 """Playing episodes: the one place where a policy meets environments.
 
-Shape suffixes: B = episodes that still go on, V = vocabulary.
+Shape suffixes: B = episodes that still go on, N = turns, T = tokens of a turn, V = vocabulary.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,28 @@ import gymnasium
 import torch
 from torch import Tensor
 
+from core.conversation import Conversation
+from core.generate import decoding
 from core.interfaces import Samples
 from core.policy import LanguageModelPolicy
 from rl.episodes import EpisodeSeed
 from rl.interface import LegalTokens, TextInterface
-from rl.rollout import Rollout, Turn, select
+from rl.rollout import Rollout, Turn
 
 
-@dataclass
+@dataclass(slots=True)
+class _Answer:
+    """What the policy did in one turn."""
+
+    context: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+    finished: bool
+    masks: list[int]
+    """Number of the token mask that was in force at each token."""
+
+
+@dataclass(slots=True)
 class _Episode:
     """An episode while it is played: where it stands, and one entry a turn of what happened."""
 
@@ -27,10 +41,11 @@ class _Episode:
     observation: str
     info: dict[str, Any]
     context: list[int]
-    contexts: list[list[int]] = field(default_factory=list)
-    samples: list[Samples] = field(default_factory=list)
-    mask_numbers: list[list[int]] = field(default_factory=list)
+    said: list[int]
+    """What the policy has not read yet."""
+    answers: list[_Answer] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+    done: bool = False
 
 
 def collect(
@@ -52,7 +67,7 @@ def collect(
         envs: at least as many as seeds.
         seeds: the episodes to play.
         max_turns: turns after which an episode is truncated.
-        history: the policy reads all of the episode so far, else the last observation.
+        history: the policy reads all of the episode so far, each token once; else the last observation.
         mask_illegal: where the environment lists legal actions, nothing else can be drawn.
         greedy: take the most likely token instead of drawing.
 
@@ -64,91 +79,114 @@ def collect(
     episodes = []
     for env, seed in zip(envs, seeds):
         observation, info = env.reset(seed=seed.environment)
-        episodes.append(_Episode(env, seed.generator(), observation, info, interface.start(observation)))
+        start = interface.start(observation)
+        episodes.append(_Episode(env, seed.generator(), observation, info, start, start))
     legal_tokens = LegalTokens(interface)
+    conversation = Conversation(policy.model) if history else None
     active = episodes
-    while active:
-        legal = [episode.info.get("legal_actions") if mask_illegal else None for episode in active]
-        samples = _sample(policy, legal_tokens, active, legal, greedy)
-        for row, episode in enumerate(active):
-            _step(
-                episode, interface, select(samples, slice(row, row + 1)), legal_tokens, legal[row], max_turns, history
-            )
-        active = [episode for episode in active if not (episode.turns[-1].terminated or episode.turns[-1].truncated)]
-    return _record(episodes, legal_tokens, list(seeds))
+    with decoding(policy.model):
+        while active:
+            for episode, answer in zip(
+                active, _answers(policy, conversation, legal_tokens, active, mask_illegal, greedy)
+            ):
+                _step(episode, answer, interface, max_turns, history)
+            going = [row for row, episode in enumerate(active) if not episode.done]
+            if conversation is not None and going:
+                conversation.keep(going)
+            active = [active[row] for row in going]
+    return _record(episodes, legal_tokens, list(seeds), next(iter(policy.model.parameters())).device)
 
 
-def _sample(
+def _answers(
     policy: LanguageModelPolicy,
+    conversation: Conversation | None,
     legal_tokens: LegalTokens,
     active: Sequence[_Episode],
-    legal: Sequence[Sequence[str] | None],
+    mask_illegal: bool,
     greedy: bool,
-) -> Samples:
+) -> list[_Answer]:
+    """One decoding call."""
+    legal = [episode.info.get("legal_actions") if mask_illegal else None for episode in active]
+    masks: list[list[int]] = [[] for _ in active]
+
     def allowed_BV(rows: list[int], generated: list[list[int]]) -> Tensor:
         numbers = [legal_tokens.number(legal[row], tokens) for row, tokens in zip(rows, generated)]
+        for row, number in zip(rows, numbers):
+            masks[row].append(number)
         return legal_tokens.masks_KV()[numbers]
 
-    return policy.sample(
-        [episode.context for episode in active],
-        token_mask=None if all(actions is None for actions in legal) else allowed_BV,
-        generator=[episode.generator for episode in active],
-        greedy=greedy,
-    )
+    free = all(actions is None for actions in legal)
+    options: dict[str, Any] = {
+        "token_mask": None if free else allowed_BV,
+        "generator": [episode.generator for episode in active],
+        "greedy": greedy,
+    }
+    if conversation is None:
+        samples = policy.sample([episode.context for episode in active], **options)
+    else:
+        samples = policy.answer(conversation, [episode.said for episode in active], **options)
+    tokens, logprobs = samples.lists(), samples.logprobs_BT.tolist()
+    return [
+        _Answer(episode.context, drawn, logprob[: len(drawn)], finished, [0] * len(drawn) if free else numbers)
+        for episode, drawn, logprob, finished, numbers in zip(
+            active, tokens, logprobs, samples.finished_B.tolist(), masks
+        )
+    ]
 
 
-def _step(
-    episode: _Episode,
-    interface: TextInterface,
-    sample: Samples,
-    legal_tokens: LegalTokens,
-    legal: Sequence[str] | None,
-    max_turns: int,
-    history: bool,
-) -> None:
+def _step(episode: _Episode, answer: _Answer, interface: TextInterface, max_turns: int, history: bool) -> None:
     """Give the environment the sampled action and write down what came of it."""
-    (tokens,) = sample.lists()
-    action = interface.action(tokens)
-    state_key = episode.info.get("state_key", episode.observation)
+    action = interface.action(answer.tokens)
+    before, state_key = episode.observation, episode.info.get("state_key", episode.observation)
     observation, reward, terminated, truncated, info = episode.env.step(action)
     late = len(episode.turns) + 1 >= max_turns
-    turn = Turn(
-        observation=episode.observation,
-        action=action,
-        reward=float(reward),
-        terminated=bool(terminated),
-        truncated=not terminated and bool(truncated or late),
-        valid=bool(info.get("valid", interface.action_space.contains(action))),
-        state_key=state_key,
+    valid = info.get("valid")
+    episode.turns.append(
+        Turn(
+            before,
+            action,
+            float(reward),
+            bool(terminated),
+            not terminated and bool(truncated or late),
+            bool(interface.action_space.contains(action) if valid is None else valid),
+            state_key,
+        )
     )
-    numbers = [legal_tokens.number(legal, tokens[:t]) for t in range(len(tokens))]
-    episode.turns.append(turn)
-    episode.contexts.append(episode.context)
-    episode.samples.append(sample)
-    episode.mask_numbers.append(numbers + [0] * (sample.tokens_BT.shape[1] - len(numbers)))
+    episode.done = bool(terminated or truncated or late)
+    episode.answers.append(answer)
     episode.observation, episode.info = observation, info
-    episode.context = (
-        interface.extend(episode.context, tokens, observation) if history else interface.start(observation)
-    )
+    if history:
+        episode.said = interface.reply(observation)
+        episode.context = [*answer.context, *answer.tokens, *episode.said]
+    else:
+        episode.context = interface.start(observation)
 
 
-def _record(episodes: Sequence[_Episode], legal_tokens: LegalTokens, seeds: list[EpisodeSeed]) -> Rollout:
-    rows = [sample for episode in episodes for sample in episode.samples]
-    device = rows[0].tokens_BT.device
-    counts_E = torch.tensor([len(episode.turns) for episode in episodes], device=device)
+def _record(
+    episodes: Sequence[_Episode], legal_tokens: LegalTokens, seeds: list[EpisodeSeed], device: torch.device
+) -> Rollout:
+    answers = [answer for episode in episodes for answer in episode.answers]
+    width = max(len(answer.tokens) for answer in answers)
+    counts = [len(episode.turns) for episode in episodes]
+
+    def padded(name: str, dtype: torch.dtype) -> Tensor:
+        rows = [getattr(answer, name) for answer in answers]
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=dtype, device=device)
+
+    lengths_N = torch.tensor([len(answer.tokens) for answer in answers], device=device)
     return Rollout(
-        contexts=[context for episode in episodes for context in episode.contexts],
+        contexts=[answer.context for answer in answers],
         samples=Samples(
-            torch.cat([row.tokens_BT for row in rows]),
-            torch.cat([row.mask_BT for row in rows]),
-            torch.cat([row.logprobs_BT for row in rows]),
-            torch.cat([row.finished_B for row in rows]),
+            padded("tokens", torch.long),
+            torch.arange(width, device=device) < lengths_N[:, None],
+            padded("logprobs", torch.float32),
+            torch.tensor([answer.finished for answer in answers], device=device),
         ),
-        mask_number_NT=torch.tensor([numbers for e in episodes for numbers in e.mask_numbers], device=device),
+        mask_number_NT=padded("masks", torch.long),
         masks_KV=legal_tokens.masks_KV().to(device),
         turns=[turn for episode in episodes for turn in episode.turns],
-        episode_N=torch.arange(len(episodes), device=device).repeat_interleave(counts_E),
-        turn_N=torch.cat([torch.arange(int(count), device=device) for count in counts_E]),
+        episode_N=torch.arange(len(episodes), device=device).repeat_interleave(torch.tensor(counts, device=device)),
+        turn_N=torch.tensor([number for count in counts for number in range(count)], device=device),
         final_contexts=[episode.context for episode in episodes],
         final_observations=[episode.observation for episode in episodes],
         seeds=seeds,

@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 
 from core.config import ModelConfig, OptimConfig, RunConfig, require
 
+AlgorithmName = Literal["reinforce", "remax", "ppo", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "gigpo"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig(RunConfig):
@@ -18,10 +20,13 @@ class PolicyConfig(RunConfig):
     """Gymnasium id of an environment with text observations and actions; `module:id` imports the module first."""
     env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Arguments of the environment."""
-    algorithm: Literal["reinforce", "ppo"] = "reinforce"
-    """`reinforce`: one update on the return with a baseline. `ppo`: a critic, GAE and several clipped updates."""
-    network: Literal["transformer", "lstm"] = "transformer"
-    """What the policy and the critic are; an LSTM takes width and num_layers from `model`."""
+    algorithm: AlgorithmName = "reinforce"
+    """`reinforce`: one update on the return with a baseline. `remax`: the baseline is greedy play. `ppo`: a critic, GAE
+    and clipped updates. `rloo`, `grpo`, `dr_grpo`, `dapo`, `gspo`, `cispo`, `gigpo`: no critic, episodes with the same
+    start are compared."""
+    network: Literal["transformer", "lstm", "mlp"] = "transformer"
+    """What the policy and the critic are; an LSTM, and an MLP over all that is read, take width and num_layers from
+    `model`."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
     """Sizes of fresh networks. The vocabulary comes from the environment's character sets."""
     init_from: Path | None = None
@@ -42,22 +47,49 @@ class PolicyConfig(RunConfig):
     normalize_advantages: bool = False
     """Shift and scale the advantages of a step to mean 0 and standard deviation 1. Helps where every episode is
     rewarded more or less; where rewards are rare it blows up the critic's noise in steps without any."""
-    baseline: Literal["leave_one_out", "none"] = "leave_one_out"
-    """REINFORCE: subtract the mean return of the other episodes of the step."""
+    group_size: int = 0
+    """Episodes of a step with the same start, which are compared; 0: 8 for the algorithms without a critic that compare
+    them, else 1."""
+    credit: Literal["turn", "episode"] = "turn"
+    """Without a critic, what a token is credited with: the return from its turn on, compared with other episodes at the
+    same turn, or the return of the whole episode, as most papers have it. With one turn an episode it is the same."""
+    baseline: Literal["leave_one_out", "mean", "greedy", "none"] = "leave_one_out"
+    """REINFORCE: what is subtracted from a return: the mean of the other episodes, that of all, the return of greedy
+    play from the same start, or nothing."""
+    aggregate: Literal["auto", "token", "sequence", "episode", "constant"] = "auto"
+    """How the losses of tokens are averaged: every token, response or episode counting the same, or summed and divided
+    by `aggregate_length`; `auto` is the algorithm's own."""
+    aggregate_length: int = 0
+    """Divisor of `constant`; 0: the most tokens that an episode can have."""
+    dynamic_sampling: Literal["auto", "on", "off"] = "auto"
+    """Replace groups whose returns are all equal, from which nothing can be learned, by others; `auto`: DAPO does."""
     gae_lambda: float = 0.95
     """PPO: 1 trusts the returns, 0 the critic."""
     epochs: int = 4
-    """PPO: passes over the episodes of a step."""
+    """Passes over the episodes of a step; REINFORCE and ReMax make one."""
     minibatches: int = 1
-    """PPO: updates a pass."""
+    """Updates a pass; REINFORCE and ReMax make one."""
     clip: float = 0.2
-    """PPO: probability ratios beyond 1 +- clip get no gradient that drives them further; 0 means no limit."""
+    """Probability ratios beyond 1 +- clip get no gradient that drives them further; 0 means no limit."""
+    clip_high: float = 0.0
+    """The limit upwards, where it differs; 0: the algorithm's own (0.28 for DAPO, 4 for CISPO, else `clip`)."""
     value_clip: float = 0.2
     """PPO: values that moved by more than this since the rollout get no gradient further; 0 means no limit."""
     target_kl: float = 0.03
-    """PPO: no further update on the episodes once the policy has moved by so many nats a token; 0 means no limit."""
+    """No further update on the episodes once the policy has moved by so many nats a token; 0 means no limit."""
     critic_lr: float = 1e-3
     """PPO: peak learning rate of the critic; its other settings are those of `optim`."""
+    kl_coef: float = 0.0
+    """What a nat of divergence from the start costs; 0 leaves the divergence alone."""
+    kl: Literal["reward", "loss"] = "reward"
+    """Where it costs: `reward` takes coef * (log p - log p_start) off every token's reward, `loss` adds coef * 0.5 *
+    (log p - log p_start)^2 to its loss. Both have the gradient of KL(policy || start)."""
+    kl_target: float = 0.0
+    """Nats an episode: the coefficient rises while the divergence is larger and falls while it is smaller; 0: fixed."""
+    overlong_tokens: int = 0
+    """Responses that come this close to the longest one lose reward, up to 1 for those that are cut; 0: none do."""
+    max_noop_steps: int = 100
+    """Steps in a row without anything to learn from, away from a known optimum, after which the run stops; 0: never."""
     eval_episodes: int = 256
     """Episodes that an evaluation plays, sampled, and as many greedy ones."""
     sample_episodes: int = 8
@@ -94,18 +126,17 @@ class PolicyConfig(RunConfig):
             require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value}")
         for name in ("gamma", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("clip", "value_clip", "target_kl"):
+        for name in ("clip", "clip_high", "value_clip", "target_kl", "entropy_coef", "kl_coef", "kl_target"):
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
+        for name in ("group_size", "aggregate_length", "overlong_tokens", "max_noop_steps"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        require(self.kl_target == 0 or self.kl_coef > 0, "kl_target needs a kl_coef above 0 to start from, got 0")
         require(
-            math.isfinite(self.entropy_coef) and self.entropy_coef >= 0,
-            f"entropy_coef must be finite and >= 0, got {self.entropy_coef}",
+            self.baseline == "none" or self.batch_size >= 2 or self.algorithm == "ppo",
+            f"baseline {self.baseline} needs a batch_size of at least 2, got {self.batch_size}",
         )
-        require(
-            self.algorithm == "ppo" or self.baseline == "none" or self.batch_size >= 2,
-            f"baseline leave_one_out needs a batch_size of at least 2, got {self.batch_size}",
-        )
-        pieces = self.optim.accumulate * (self.minibatches if self.algorithm == "ppo" else 1)
+        pieces = self.optim.accumulate * self.minibatches
         require(
             pieces <= self.batch_size,
             f"a step of {self.batch_size} episodes cannot be split into {pieces} pieces (minibatches x accumulate)",

@@ -13,7 +13,7 @@ import torch
 
 from core.training import distributed
 
-TRAINING, EVALUATION, SHUFFLING = 0, 1, 2
+TRAINING, EVALUATION, SHUFFLING, REPLACING = 0, 1, 2, 3
 """Purposes: numbers of one purpose never share a seed with those of another."""
 
 
@@ -32,16 +32,19 @@ class EpisodeSeed:
 
     number: int
     """Counts the episodes of its purpose from 0."""
+    group: int
+    """Counts the starts: episodes of a group have the same environment seed."""
     environment: int
     """Seed of the environment's reset."""
     sampling: int
     """Seed of the generator that draws the policy's tokens."""
 
     @classmethod
-    def derive(cls, seed: int, purpose: int, number: int) -> "EpisodeSeed":
-        """The episode of a run seed, a purpose and a number."""
-        environment = derived_seed(seed, purpose, 2 * number)
-        return cls(number, environment, derived_seed(seed, purpose, 2 * number + 1))
+    def derive(cls, seed: int, purpose: int, number: int, group_size: int = 1) -> "EpisodeSeed":
+        """The episode of a run seed, a purpose and a number, when `group_size` episodes in a row have one start."""
+        group = number // group_size
+        environment = derived_seed(seed, purpose, 2 * group * group_size)
+        return cls(number, group, environment, derived_seed(seed, purpose, 2 * number + 1))
 
     def generator(self) -> torch.Generator:
         """A new generator for the policy's tokens."""
@@ -54,14 +57,22 @@ class EpisodeSeeds:
     Args:
         seed: of the run.
         batch_size: episodes a batch, over all processes.
+        group_size: episodes in a row with the same start.
+
+    Raises:
+        ValueError: the processes cannot share a batch, or its groups, evenly.
     """
 
-    def __init__(self, seed: int, batch_size: int) -> None:
+    def __init__(self, seed: int, batch_size: int, group_size: int = 1) -> None:
         world = distributed.world()
-        if batch_size % world:
-            raise ValueError(f"batch_size must be a multiple of the {world} processes, got {batch_size}")
+        if batch_size % (world * group_size):
+            raise ValueError(
+                f"batch_size must be a multiple of {world * group_size} ({world} processes x {group_size} episodes of "
+                f"each start), got {batch_size}"
+            )
         self.seed = seed
         self.batch_size = batch_size
+        self.group_size = group_size
         self._next = 0
 
     def __iter__(self) -> Iterator[list[EpisodeSeed]]:
@@ -69,7 +80,7 @@ class EpisodeSeeds:
         while True:
             first = self._next + share * distributed.rank()
             self._next += self.batch_size
-            yield [EpisodeSeed.derive(self.seed, TRAINING, first + i) for i in range(share)]
+            yield [EpisodeSeed.derive(self.seed, TRAINING, first + i, self.group_size) for i in range(share)]
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the next episode."""

@@ -4,6 +4,7 @@ Shape suffixes: N = turns, T = tokens of a turn, V = vocabulary, K = different m
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from core.text.characters import CharTokenizer
 from core.text.tokenizer import Tokenizer
+
+_REMEMBERED = 1 << 16
+"""Texts whose tokens are kept."""
 
 
 class EnvironmentMismatch(ValueError):
@@ -73,6 +77,10 @@ class TextInterface:
             raise EnvironmentMismatch("actions of varying length need a tokenizer with an end-of-sequence token")
         self.max_action_tokens = action_space.max_length * longest + (not fixed)
         self._check_characters()
+        # The same few texts come again and again, and a step in a small environment costs less than a tokenizer does.
+        self._starts = lru_cache(_REMEMBERED)(self._start)
+        self._replies = lru_cache(_REMEMBERED)(self.tokenizer.encode)
+        self._texts = lru_cache(_REMEMBERED)(self._text)
 
     def _check_characters(self) -> None:
         unknown = self.tokenizer.unk_id
@@ -91,16 +99,22 @@ class TextInterface:
         return self.observation_space.max_length * longest
 
     def start(self, observation: str) -> list[int]:
-        """The context of the first turn."""
-        bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        return bos + self.tokenizer.encode(observation)
+        """The context of the first turn. The list is shared by equal observations: do not change it."""
+        return self._starts(observation)
 
-    def extend(self, context: Sequence[int], action: Sequence[int], observation: str) -> list[int]:
-        """The context after a turn, with the whole history: what was read, what was sampled, what came back."""
-        return [*context, *action, *self.tokenizer.encode(observation)]
+    def reply(self, observation: str) -> list[int]:
+        """What is read of a later turn's observation. The list is shared by equal observations: do not change it."""
+        return self._replies(observation)
 
     def action(self, tokens: Sequence[int]) -> str:
         """The text of sampled tokens. Special tokens are spelled out, so that they make an action invalid."""
+        return self._texts(tuple(tokens))
+
+    def _start(self, observation: str) -> list[int]:
+        bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+        return bos + self.tokenizer.encode(observation)
+
+    def _text(self, tokens: tuple[int, ...]) -> str:
         end = 1 if self.stop_id is not None and tokens and tokens[-1] == self.stop_id else 0
         return self.tokenizer.decode(tokens[: len(tokens) - end], skip_special=False)
 

@@ -12,18 +12,15 @@ import gymnasium
 from torch import Tensor, nn
 
 from core.interfaces import Samples
-from core.nn.lstm import LSTM
-from core.nn.networks import build_network
-from core.nn.transformer import Transformer
+from core.nn.networks import LanguageNetwork, build_network
 from core.policy import LanguageModelPolicy, ValueHead
 from rl.config import PolicyConfig
 from rl.interface import TextInterface, build_tokenizer, text_spaces
-from rl.rollout import distinct, select
 
 
 def build_networks(
     config: PolicyConfig, env: gymnasium.Env[Any, Any], *, critic: bool
-) -> tuple[Transformer | LSTM, "Critic | None", TextInterface]:
+) -> tuple[LanguageNetwork, "Critic | None", TextInterface]:
     """The policy's model, the critic, and what connects them with the environment's text.
 
     Args:
@@ -48,29 +45,14 @@ def build_networks(
     turn = interface.max_observation_tokens + interface.max_action_tokens
     longest = 1 + turn * (config.max_turns if config.context == "history" else 1)
 
-    def fresh() -> Transformer | LSTM:
+    def fresh() -> LanguageNetwork:
         sizes = config.model
-        shape = replace(sizes, vocab_size=interface.vocab_size, max_length=max(sizes.max_length, longest))
+        # An MLP sees no more than it must: its first layer is as wide as what it sees.
+        length = longest if config.network == "mlp" else max(sizes.max_length, longest)
+        shape = replace(sizes, vocab_size=interface.vocab_size, max_length=length)
         return build_network(config.network, shape)
 
     return fresh(), Critic(fresh()) if critic else None, interface
-
-
-def hidden_states(policy: LanguageModelPolicy, contexts: Sequence[Sequence[int]], samples: Samples) -> Tensor:
-    """`policy.hidden`, with situations that come up several times computed once.
-
-    Args:
-        policy: reads the turns.
-        contexts: what it read.
-        samples: what was sampled.
-
-    Returns:
-        hidden_NTD with gradient; what stands where nothing was sampled means nothing.
-    """
-    rows, inverse = distinct(contexts, samples)
-    if len(rows) == len(contexts):
-        return policy.hidden(contexts, samples)
-    return policy.hidden([contexts[n] for n in rows.tolist()], select(samples, rows))[inverse]
 
 
 class Critic(nn.Module):
@@ -80,7 +62,7 @@ class Critic(nn.Module):
         model: reads the same tokens as the policy.
     """
 
-    def __init__(self, model: Transformer | LSTM) -> None:
+    def __init__(self, model: LanguageNetwork) -> None:
         super().__init__()
         self.model = model
         self.head = ValueHead(model.width)
@@ -92,4 +74,4 @@ class Critic(nn.Module):
             contexts: what the policy read.
             samples: what it sampled; the value at the first token does not depend on it.
         """
-        return self.head(hidden_states(LanguageModelPolicy(self.model, max_new_tokens=1), contexts, samples))
+        return self.head(LanguageModelPolicy(self.model, max_new_tokens=1).hidden(contexts, samples))

@@ -7,9 +7,11 @@ episode, M = policy tokens of all episodes, K = different token masks.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from core.interfaces import Samples
 from rl.episodes import EpisodeSeed
@@ -20,30 +22,7 @@ def select(samples: Samples, rows: Tensor | slice) -> Samples:
     return Samples(samples.tokens_BT[rows], samples.mask_BT[rows], samples.logprobs_BT[rows], samples.finished_B[rows])
 
 
-def distinct(contexts: Sequence[Sequence[int]], samples: Samples) -> tuple[Tensor, Tensor]:
-    """Turns that a model reads differently: in small environments the same situation comes up again and again.
-
-    Args:
-        contexts: what the policy read at each turn.
-        samples: what it sampled. The last token of a turn is not read, so it makes no difference.
-
-    Returns:
-        (rows, inverse): `rows` are the first turns of each kind, and turn n is of the kind of `rows[inverse[n]]`.
-    """
-    kinds: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    rows: list[int] = []
-    inverse: list[int] = []
-    for n, (context, tokens) in enumerate(zip(contexts, samples.lists())):
-        kind = kinds.setdefault((tuple(context), tuple(tokens[:-1])), len(rows))
-        if kind == len(rows):
-            rows.append(n)
-        inverse.append(kind)
-    device = samples.tokens_BT.device
-    return torch.tensor(rows, device=device), torch.tensor(inverse, device=device)
-
-
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """What the environment's side of one turn was."""
 
     observation: str
@@ -70,8 +49,8 @@ class Rollout:
     else: what differs between algorithms is how rewards become advantages.
     """
 
-    contexts: list[list[int]]
-    """Per turn, the token ids that the policy read."""
+    contexts: Any
+    """Per turn, what the policy read: token ids; of other policies than language models, an object with `select`."""
     samples: Samples
     """Per turn, what it sampled: tokens_NT, mask_NT (end-of-sequence included), behaviour logprobs_NT."""
     mask_number_NT: Tensor
@@ -101,6 +80,40 @@ class Rollout:
         """bool, True = a token that the policy sampled."""
         return self.samples.mask_BT
 
+    @cached_property
+    def group_E(self) -> Tensor:
+        """int64 number of each episode's start, from 0."""
+        numbers: dict[int, int] = {}
+        groups = [numbers.setdefault(seed.group, len(numbers)) for seed in self.seeds]
+        return torch.tensor(groups, device=self.episode_N.device)
+
+    @cached_property
+    def state_N(self) -> Tensor:
+        """int64 number of the state in which each turn was taken, from 0; equal keys have equal numbers."""
+        numbers: dict[Hashable, int] = {}
+        states = [numbers.setdefault(turn.state_key, len(numbers)) for turn in self.turns]
+        return torch.tensor(states, device=self.episode_N.device)
+
+    def of_episodes(self, episodes: Sequence[int]) -> "Rollout":
+        """Some episodes, in the given order, as a rollout."""
+        last_E = torch.bincount(self.episode_N, minlength=self.num_episodes).cumsum(0).tolist()
+        spans = [range(last_E[e - 1] if e else 0, last_E[e]) for e in episodes]
+        turns = [n for span in spans for n in span]
+        rows = torch.tensor(turns, device=self.episode_N.device)
+        counts_E = torch.tensor([len(span) for span in spans], device=self.episode_N.device)
+        return Rollout(
+            contexts=[self.contexts[n] for n in turns],
+            samples=select(self.samples, rows),
+            mask_number_NT=self.mask_number_NT[rows],
+            masks_KV=self.masks_KV,
+            turns=[self.turns[n] for n in turns],
+            episode_N=torch.arange(len(episodes), device=self.episode_N.device).repeat_interleave(counts_E),
+            turn_N=self.turn_N[rows],
+            final_contexts=[self.final_contexts[e] for e in episodes],
+            final_observations=[self.final_observations[e] for e in episodes],
+            seeds=[self.seeds[e] for e in episodes],
+        )
+
     def per_turn(self, name: str, dtype: torch.dtype) -> Tensor:
         """A numeric field of the turns as a tensor over N."""
         return torch.tensor([getattr(turn, name) for turn in self.turns], dtype=dtype, device=self.episode_N.device)
@@ -121,6 +134,13 @@ class Rollout:
         """bool, True where a limit cut the episode."""
         last_E = torch.bincount(self.episode_N).cumsum(0) - 1
         return self.per_turn("truncated", torch.bool)[last_E]
+
+    def contexts_of(self, turns: Tensor) -> Any:
+        """What the policy read at some turns."""
+        numbers = turns.tolist()
+        if isinstance(self.contexts, list):
+            return [self.contexts[n] for n in numbers]
+        return self.contexts.select(numbers)
 
     def allowed_NTV(self, turns: Tensor | slice = slice(None)) -> Tensor | None:
         """The token masks in force, of all turns or some; None when nothing was ever forbidden."""
@@ -172,6 +192,71 @@ class Rollout:
         values_NT = values_EJ.new_zeros(self.mask_NT.shape)
         values_NT.view(-1)[self._flat_M] = values_EJ[self._place_M]
         return values_NT
+
+    @classmethod
+    def of_samples(
+        cls, contexts: Any, samples: Samples, reward_B: Tensor, *, group_size: int = 1, number: int = 0
+    ) -> "Rollout":
+        """Episodes of one turn, without an environment: samples of any policy and what they are worth.
+
+        Args:
+            contexts: what the policy read; equal ones of a group in a row.
+            samples: what it gave.
+            reward_B: what that is worth.
+            group_size: samples of each context.
+            number: counts the samples before these in a run.
+        """
+        count, device = len(samples), samples.tokens_BT.device
+        return cls(
+            contexts=contexts,
+            samples=samples,
+            mask_number_NT=torch.zeros_like(samples.tokens_BT),
+            masks_KV=torch.ones(1, 1, dtype=torch.bool, device=device),
+            turns=[Turn("", "", float(reward), True, False, True, None) for reward in reward_B.tolist()],
+            episode_N=torch.arange(count, device=device),
+            turn_N=torch.zeros(count, dtype=torch.long, device=device),
+            final_contexts=[],
+            final_observations=[],
+            seeds=[EpisodeSeed(number + b, (number + b) // group_size, 0, 0) for b in range(count)],
+        )
+
+    @classmethod
+    def joined(cls, rollouts: "Sequence[Rollout]") -> "Rollout":
+        """The episodes of several rollouts behind one another."""
+        width = max(rollout.mask_NT.shape[1] for rollout in rollouts)
+
+        def wide(parts: Sequence[Tensor]) -> Tensor:
+            return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+        # Mask 0 allows everything, of whichever rollout.
+        numbers, masks, episodes, before = [], [rollouts[0].masks_KV], [], 0
+        shift = 0
+        for rollout in rollouts:
+            number_NT = rollout.mask_number_NT
+            numbers.append(torch.where(number_NT > 0, number_NT + shift, 0))
+            if rollout is not rollouts[0]:
+                masks.append(rollout.masks_KV[1:])
+            shift += len(rollout.masks_KV) - 1
+            episodes.append(rollout.episode_N + before)
+            before += rollout.num_episodes
+        samples = [rollout.samples for rollout in rollouts]
+        return cls(
+            contexts=[context for rollout in rollouts for context in rollout.contexts],
+            samples=Samples(
+                wide([part.tokens_BT for part in samples]),
+                wide([part.mask_BT for part in samples]),
+                wide([part.logprobs_BT for part in samples]),
+                torch.cat([part.finished_B for part in samples]),
+            ),
+            mask_number_NT=wide(numbers),
+            masks_KV=torch.cat(masks),
+            turns=[turn for rollout in rollouts for turn in rollout.turns],
+            episode_N=torch.cat(episodes),
+            turn_N=torch.cat([rollout.turn_N for rollout in rollouts]),
+            final_contexts=[context for rollout in rollouts for context in rollout.final_contexts],
+            final_observations=[text for rollout in rollouts for text in rollout.final_observations],
+            seeds=[seed for rollout in rollouts for seed in rollout.seeds],
+        )
 
     def transcript(self, episode: int) -> list[dict[str, str]]:
         """What was said in an episode: entries with `role` and `text`."""

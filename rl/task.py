@@ -1,58 +1,33 @@
-"""The training step of policy optimisation: play, give credit, update. It does not know which algorithm it runs.
+"""The training step of policy optimisation: play, then learn from what was played.
 
-Shape suffixes: N = turns, T = tokens of a turn, V = vocabulary, E = episodes, J = policy tokens of an episode.
+Shape suffixes: N = turns, T = tokens of a turn, V = vocabulary, E = episodes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.config import OptimConfig
-from core.errors import UserError
-from core.interfaces import Samples
-from core.losses import token_logprobs
 from core.policy import LanguageModelPolicy
 from core.training.runtime import Runtime
 from core.training.update import Updater
-from rl.advantages import Credit, normalized
-from rl.algorithms import ALGORITHMS
+from rl.advantages import group_deviation
+from rl.algorithms import build_algorithm
 from rl.collect import collect
 from rl.config import PolicyConfig
 from rl.environments import EnvironmentPool, known_return
-from rl.episodes import EVALUATION, SHUFFLING, EpisodeSeed, derived_seed
+from rl.episodes import EVALUATION, REPLACING, EpisodeSeed
 from rl.evaluation import Episodes
 from rl.interface import TextInterface
-from rl.losses import clipped_value_loss, kl_estimates, token_entropy, token_kl
+from rl.learner import MOST_TURNS_AT_ONCE, Learner, critic_updater
+from rl.losses import token_entropy, token_kl
 from rl.means import Means
-from rl.networks import Critic, hidden_states
+from rl.networks import Critic
 from rl.rollout import Rollout, select
 
-MOST_TURNS_AT_ONCE = 2048
-"""Turns in one forward pass without gradient."""
-LARGEST_RATIO_ERROR = 1e-3
-"""In fp32 the sampler's probabilities and those of the first update differ by some 1e-6."""
-
-
-class SamplerMismatch(UserError):
-    """Sampling and training disagree about the probability of a token, so no gradient of the run can be trusted."""
-
-    exit_code = 1
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What the updates of one step read."""
-
-    rollout: Rollout
-    advantage_NT: Tensor
-    value_NT: Tensor
-    target_NT: Tensor
-
-    def contexts(self, turns: Tensor) -> list[list[int]]:
-        return [self.rollout.contexts[n] for n in turns.tolist()]
+MOST_REPLACEMENTS = 4
+"""Rounds in which groups that teach nothing are replaced by others."""
 
 
 class PolicyTask:
@@ -79,14 +54,21 @@ class PolicyTask:
         self.config = config
         self.runtime = runtime
         self.interface = interface
-        self.algorithm = ALGORITHMS[config.algorithm](config)
+        self.algorithm = build_algorithm(config)
         self.model = Updater(model, config.optim, runtime, config.steps)
-        self.critic = Updater(critic, _critic_optim(config), runtime, config.steps) if critic is not None else None
+        self.critic = critic_updater(critic, config, runtime) if critic is not None else None
         self.policy = self._policy(self.model.module)
         self.reference = self._policy(reference.to(runtime.device).requires_grad_(False))
         self.pool = EnvironmentPool(config.env, config.env_kwargs)
         self.evaluation_pool = EnvironmentPool(config.env, config.env_kwargs)
-        self.noop_updates = 0
+        self.optimum, self.chance = (
+            known_return(self.pool.first(1)[0], name) for name in ("optimal_return", "random_return")
+        )
+        self.learner = Learner(
+            self.policy, self.algorithm, config, runtime, model=self.model, critic=self.critic,
+            reference=self.reference, optimum=self.optimum,
+            longest=(interface.max_action_tokens, interface.max_action_tokens * config.max_turns),
+        )  # fmt: skip
 
     def _policy(self, model: nn.Module) -> LanguageModelPolicy:
         return LanguageModelPolicy(
@@ -122,27 +104,48 @@ class PolicyTask:
 
         Raises:
             SamplerMismatch: the sampler and the first update disagree about probabilities.
+            NothingToLearn: for many steps no episode was better than another.
         """
-        rollout = self.play(batch)
-        means = Means()
-        step = self._credit(rollout, means)
-        logged: dict[str, list[float]] = {}
-        for turns in self._minibatches(len(rollout.turns), batch[0].number):
-            measured = self._update(step, turns, first=not logged)
-            for name, value in measured.items():
-                logged.setdefault(name, []).append(value)
-            if 0 < self.algorithm.target_kl < measured["kl"]:
-                break
-        played = means.result()
-        return {  # what matters most first: the report shows the curves in this order
-            "return": played["return"],
-            **self.bounds(played["return"]),
-            **played,
-            **{name: sum(values) / len(values) for name, values in logged.items()},
-            "updates": float(len(logged["loss"])),
-            "noop_updates": float(self.noop_updates),
+        rollout, replaced = self.play(batch), 0
+        if self.algorithm.dynamic:
+            rollout, replaced = self._with_differences(rollout, batch)
+        greedy_E = self._greedy_returns(rollout) if self.algorithm.greedy else None
+        learned = self.learner.learn(rollout, greedy_E=greedy_E)
+        metrics = {  # what matters most first: the report shows the curves in this order
+            "return": learned["return"],
+            **self.bounds(learned["return"]),
+            **learned,
             "tokens": float(rollout.mask_NT.sum()),
         }
+        return {**metrics, "replaced_groups": float(replaced)} if self.algorithm.dynamic else metrics
+
+    def _with_differences(self, rollout: Rollout, batch: Sequence[EpisodeSeed]) -> tuple[Rollout, int]:
+        """Only groups whose returns differ, replaced by new ones as long as some are missing; and how many were played.
+
+        References:
+            Yu et al. 2025, "DAPO", arXiv:2503.14476 (dynamic sampling).
+        """
+        size, played = self.algorithm.group_size, 0
+        parts, wanted = [], len(batch) // size
+        part = rollout
+        for round_ in range(MOST_REPLACEMENTS + 1):
+            differs_E = group_deviation(part.returns_E, part.group_E) > 0
+            if bool(differs_E.any()):
+                parts.append(part.of_episodes(differs_E.nonzero().squeeze(-1).tolist()[: wanted * size]))
+                wanted -= parts[-1].num_episodes // size
+            if not wanted or round_ == MOST_REPLACEMENTS:
+                break
+            first = batch[0].number * MOST_REPLACEMENTS + round_ * len(batch)
+            seeds = [EpisodeSeed.derive(self.config.seed, REPLACING, first + i, size) for i in range(wanted * size)]
+            part, played = self.play(seeds), played + wanted
+        return (Rollout.joined(parts) if parts else rollout), played
+
+    def _greedy_returns(self, rollout: Rollout) -> Tensor:
+        """greedy_E: what greedy play from the same start gives."""
+        firsts = {seed.group: seed for seed in reversed(rollout.seeds)}
+        played = self.play([firsts[group] for group in sorted(firsts)], greedy=True)
+        place = {group: e for e, group in enumerate(sorted(firsts))}
+        return played.returns_E[[place[seed.group] for seed in rollout.seeds]]
 
     def evaluate(self) -> Mapping[str, float]:
         """Scores of the present policy on the evaluation's episodes, which are the same every time.
@@ -151,9 +154,8 @@ class PolicyTask:
         token, over the whole vocabulary); greedy play the same with `_greedy` for the first three.
         """
         sampled, greedy = self.evaluation_rollout(), self.evaluation_rollout(greedy=True)
-        optimum = known_return(self.pool.first(1)[0], "optimal_return")
-        scores = {name: score.value for name, score in Episodes.of(sampled).scores(optimum).items()}
-        best = Episodes.of(greedy).scores(optimum)
+        scores = {name: score.value for name, score in Episodes.of(sampled).scores(self.optimum).items()}
+        best = Episodes.of(greedy).scores(self.optimum)
         scores |= {f"{name}_greedy": best[name].value for name in ("return", "regret", "solved") if name in best}
         return scores | self._spread(sampled)
 
@@ -174,7 +176,7 @@ class PolicyTask:
             samples, allowed_NTV = select(rollout.samples, part), rollout.allowed_NTV(part)
             with self.runtime.autocast():
                 logits_NTV, reference_NTV = (
-                    policy.distribution(hidden_states(policy, rollout.contexts[part], samples), allowed_NTV)
+                    policy.distribution(policy.hidden(rollout.contexts[part], samples), allowed_NTV)
                     for policy in (self.policy, self.reference)
                 )
             means.add("entropy", token_entropy(logits_NTV), samples.mask_BT)
@@ -183,151 +185,19 @@ class PolicyTask:
 
     def bounds(self, mean_return: float) -> dict[str, float]:
         """Where a return stands between random play and the optimum, as far as the environment knows them."""
-        env = self.pool.first(1)[0]
-        optimum, chance = known_return(env, "optimal_return"), known_return(env, "random_return")
-        found = {} if optimum is None else {"return/optimum": optimum, "regret": optimum - mean_return}
-        return found if chance is None else {**found, "return/random": chance}
+        found = {}
+        if self.optimum is not None:
+            found = {"return/optimum": self.optimum, "regret": self.optimum - mean_return}
+        return found if self.chance is None else {**found, "return/random": self.chance}
 
     def state_dict(self) -> dict[str, Any]:
         """Updaters and counters. The reference is the start, which `build` makes again."""
         critic = None if self.critic is None else self.critic.state_dict()
-        return {"model": self.model.state_dict(), "critic": critic, "noop_updates": self.noop_updates}
+        return {"model": self.model.state_dict(), "critic": critic, "learner": self.learner.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
-        self.noop_updates = state["noop_updates"]
-
-    @torch.no_grad()
-    def _credit(self, rollout: Rollout, means: Means) -> _Step:
-        """Advantages and targets of all tokens."""
-        value_NT = torch.zeros_like(rollout.samples.logprobs_BT)
-        bootstrap_E = torch.zeros(rollout.num_episodes, device=value_NT.device)
-        if self.critic is not None:
-            value_NT = torch.where(rollout.mask_NT, self._values(rollout.contexts, rollout.samples), 0.0)
-            bootstrap_E = self._bootstrap(rollout)
-        credit = Credit(
-            reward_EJ=rollout.by_episode(rollout.reward_NT),
-            mask_EJ=rollout.mask_EJ,
-            ends_turn_EJ=rollout.by_episode(rollout.ends_turn_NT),
-            value_EJ=rollout.by_episode(value_NT),
-            bootstrap_E=bootstrap_E,
-        )
-        found = self.algorithm.advantages(credit)
-        advantage_EJ = found.advantage_EJ
-        if self.config.normalize_advantages:
-            advantage_EJ = normalized(advantage_EJ, credit.mask_EJ)
-        if self.critic is not None:
-            target_M, value_M = found.target_EJ[credit.mask_EJ], credit.value_EJ[credit.mask_EJ]
-            spread = target_M.var(correction=0)
-            explained = 1 - (target_M - value_M).var(correction=0) / spread if spread > 0 else spread
-            means.add("explained_variance", explained)
-        means.add("return", rollout.returns_E)
-        means.add("valid", rollout.per_turn("valid", torch.float32))
-        means.add("truncated", rollout.truncated_E.float())
-        means.add("turns", torch.bincount(rollout.episode_N).float())
-        return _Step(rollout, rollout.by_turn(advantage_EJ), value_NT, rollout.by_turn(found.target_EJ))
-
-    def _values(self, contexts: Sequence[list[int]], samples: Samples) -> Tensor:
-        """The critic's value_NT, without gradient."""
-        assert self.critic is not None
-        pieces = []
-        with self.runtime.autocast():
-            for start in range(0, len(samples), MOST_TURNS_AT_ONCE):
-                part = slice(start, start + MOST_TURNS_AT_ONCE)
-                pieces.append(self.critic.module(contexts[part], select(samples, part)))
-        return torch.cat(pieces)
-
-    def _bootstrap(self, rollout: Rollout) -> Tensor:
-        """bootstrap_E: the critic's value of what a limit cut off; 0 where the environment ended the episode."""
-        bootstrap_E = torch.zeros(rollout.num_episodes, device=rollout.episode_N.device)
-        cut = rollout.truncated_E.nonzero().squeeze(-1)
-        if len(cut):
-            # The value before the first token does not depend on the token, so any sample will do.
-            first = select(rollout.samples, slice(0, 1))
-            one = Samples(first.tokens_BT[:, :1], first.mask_BT[:, :1], first.logprobs_BT[:, :1], first.finished_B)
-            repeated = select(one, torch.zeros_like(cut))
-            contexts = [rollout.final_contexts[e] for e in cut.tolist()]
-            bootstrap_E[cut] = self._values(contexts, repeated)[:, 0]
-        return bootstrap_E
-
-    def _minibatches(self, num_turns: int, first_episode: int) -> Iterator[Tensor]:
-        """Turn numbers of each update. The order follows from the episodes' numbers, so it needs no stored state."""
-        for epoch in range(self.algorithm.epochs):
-            if self.algorithm.minibatches == 1:
-                yield torch.arange(num_turns)
-                continue
-            seed = derived_seed(self.config.seed, SHUFFLING, first_episode * self.algorithm.epochs + epoch)
-            order = torch.randperm(num_turns, generator=torch.Generator().manual_seed(seed))
-            yield from order.tensor_split(self.algorithm.minibatches)
-
-    def _update(self, step: _Step, turns: Tensor, *, first: bool) -> dict[str, float]:
-        """One update of the policy, and one of the critic, on some turns."""
-        micro = list(turns.tensor_split(self.config.optim.accumulate))
-        statistics = Means()
-        report = self.model.step_micro(micro, lambda part: self._policy_loss(step, part, statistics))
-        self.noop_updates += report.grad_norm == 0
-        measured = statistics.result()
-        error = measured.pop("ratio/error")
-        if first:
-            self._require_agreement(error)
-            measured["ratio/first_error"] = error
-        measured |= {
-            "loss": report.loss,
-            "grad_norm": report.grad_norm,
-            "lr": report.lr,
-            "skipped": float(report.skipped),
-        }
-        if self.critic is not None:
-            critic = self.critic.step_micro(micro, lambda part: self._critic_loss(step, part))
-            measured |= {"loss/critic": critic.loss, "grad_norm/critic": critic.grad_norm}
-        return measured
-
-    def _policy_loss(self, step: _Step, turns: Tensor, statistics: Means) -> tuple[Tensor, Tensor]:
-        """Sum of the token losses of some turns, and how many tokens there are."""
-        samples = select(step.rollout.samples, turns)
-        mask_NT, behaviour_NT = samples.mask_BT, samples.logprobs_BT
-        allowed_NTV = step.rollout.allowed_NTV(turns)
-        with self.runtime.autocast():
-            hidden_NTD = hidden_states(self.policy, step.contexts(turns), samples)
-            logits_NTV = self.policy.distribution(hidden_NTD, allowed_NTV)
-        logprobs_NT = token_logprobs(logits_NTV, samples.tokens_BT.masked_fill(~mask_NT, 0))
-        logprobs_NT = torch.where(mask_NT, logprobs_NT, 0.0)
-        entropy_NT = token_entropy(logits_NTV)
-        loss_NT = self.algorithm.loss(logprobs_NT, behaviour_NT, step.advantage_NT[turns])
-        # The bonus fades as the learning rate does: it keeps the policy open at first, and not random at the end.
-        entropy_coef = self.config.entropy_coef * self.model.lr / self.config.optim.lr
-        loss_NT = loss_NT - entropy_coef * entropy_NT
-        with torch.no_grad():
-            ratio_NT = (logprobs_NT - behaviour_NT).exp()
-            k1_NT, k3_NT = kl_estimates(logprobs_NT, behaviour_NT)
-            statistics.add("entropy", entropy_NT, mask_NT)
-            statistics.add("kl", k3_NT, mask_NT)
-            statistics.add("kl/k1", k1_NT, mask_NT)
-            statistics.add("ratio", ratio_NT, mask_NT)
-            statistics.add("ratio/error", (ratio_NT - 1).abs()[mask_NT].max())
-            if self.config.clip:
-                statistics.add("clip_fraction", ((ratio_NT - 1).abs() > self.config.clip).float(), mask_NT)
-        return torch.where(mask_NT, loss_NT, 0.0).sum(), mask_NT.sum()
-
-    def _critic_loss(self, step: _Step, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the critic's token losses of some turns, and how many tokens there are."""
-        assert self.critic is not None
-        samples = select(step.rollout.samples, turns)
-        with self.runtime.autocast():
-            value_NT = self.critic.module(step.contexts(turns), samples)
-        loss_NT = clipped_value_loss(value_NT, step.value_NT[turns], step.target_NT[turns], clip=self.config.value_clip)
-        return torch.where(samples.mask_BT, loss_NT, 0.0).sum(), samples.mask_BT.sum()
-
-    def _require_agreement(self, error: float) -> None:
-        if self.runtime.dtype == torch.float32 and not error <= LARGEST_RATIO_ERROR:
-            raise SamplerMismatch(
-                f"before the first update a probability ratio is {error:.2g} away from 1: the model does not score "
-                "its own samples as it drew them; check that it has no dropout and reads padded batches rightly"
-            )
-
-
-def _critic_optim(config: PolicyConfig) -> OptimConfig:
-    return replace(config.optim, lr=config.critic_lr)
+        self.learner.load_state_dict(state["learner"])

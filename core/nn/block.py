@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from core.config import ModelConfig
 from core.nn.attention import additive, attend, taken
-from core.nn.cache import KVCache
+from core.nn.cache import KVCache, PrefixCache
 from core.nn.dropout import drop
 from core.nn.rotary import rotate
 
@@ -78,7 +78,7 @@ class SelfAttention(nn.Module):
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
         bias: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | PrefixCache | None,
         reads: Reads | None = None,
     ) -> Tensor:
         batch, length, _ = x_BTD.shape
@@ -125,7 +125,11 @@ class CrossAttention(nn.Module):
         return x_BTD.view(*x_BTD.shape[:2], -1, self.head_width).transpose(1, 2)
 
     def forward(
-        self, x_BTD: Tensor, cache: KVCache | None, memory_BMD: Tensor | None, memory_mask_BM: Tensor | None
+        self,
+        x_BTD: Tensor,
+        cache: KVCache | PrefixCache | None,
+        memory_BMD: Tensor | None,
+        memory_mask_BM: Tensor | None,
     ) -> Tensor:
         """The gated update of x_BTD, to be added to it."""
         if cache is not None and self.index in cache.memory:
@@ -185,7 +189,7 @@ class Block(nn.Module):
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
         bias: Tensor | None,
-        cache: KVCache | None = None,
+        cache: KVCache | PrefixCache | None = None,
         memory_BMD: Tensor | None = None,
         memory_mask_BM: Tensor | None = None,
         reads: Reads | None = None,

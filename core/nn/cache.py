@@ -96,6 +96,18 @@ class KVCache:
             self.next_position_B = self.next_position_B + num_new
         self.length = stop
 
+    def reserve(self, num_new: int) -> None:
+        """Make room for so many more positions."""
+        needed = self.length + num_new
+        if needed <= self.capacity:
+            return
+        if self.mask_BS is not None:
+            self.mask_BS = torch.cat((self.mask_BS, self.mask_BS.new_ones(self.batch, needed - self.capacity)), 1)
+        self.capacity = needed
+        if self.keys[0].device.type != "cpu":
+            self.keys = [_grown(keys, self.length, needed) for keys in self.keys]
+            self.values = [_grown(values, self.length, needed) for values in self.values]
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows (int64 indices) in this order; a row may be named several times, which copies it."""
         live = self.length
@@ -120,6 +132,49 @@ class KVCache:
         """Make `times` copies of every row, side by side: one prefill serves all samples of a prompt."""
         if times > 1:
             self.select(torch.arange(self.batch, device=self.next_position_B.device).repeat_interleave(times))
+
+
+class PrefixCache:
+    """Keys and values of prompts, with gradient: read once in training however many samples follow each of them.
+
+    The first call of the model reads the prompts, one row each; `expand` then gives every sample its prompt, and the
+    second call reads the samples. Nothing is written in place.
+
+    Args:
+        num_layers: of the model.
+        key_mask_BS: bool, True = a real token of the prompts; None when none is padded.
+    """
+
+    def __init__(self, num_layers: int, key_mask_BS: Tensor | None) -> None:
+        self.length = 0
+        self.mask_BS: Tensor | None = None
+        self.shift_BD: Tensor | None = None
+        self.memory: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self.next_position_B = torch.zeros(1, dtype=torch.long)
+        self._prompt_mask_BS = key_mask_BS
+        self._stored: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
+
+    def attend(self, layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, bias: Tensor | None) -> Tensor:
+        """As `KVCache.attend`, but only the prompts are kept."""
+        stored = self._stored[layer]
+        if stored is None:
+            self._stored[layer] = (k_BGTK, v_BGTK)
+        else:
+            k_BGTK, v_BGTK = (torch.cat(pair, 2) for pair in zip(stored, (k_BGTK, v_BGTK)))
+        return attend(q_BHTK, k_BGTK, v_BGTK, bias)
+
+    def advance(self, num_new: int, key_mask_BT: Tensor | None) -> None:
+        """Called after every layer has read the new positions."""
+        self.length += num_new
+
+    def expand(self, prompt_N: Tensor) -> None:
+        """Give each sample the keys and values of its prompt, by number."""
+        self._stored = [(k[prompt_N], v[prompt_N]) for k, v in filter(None, self._stored)]
+        if self._prompt_mask_BS is None:
+            self.next_position_B = torch.full_like(prompt_N, self.length)
+        else:
+            self.mask_BS = self._prompt_mask_BS[prompt_N]
+            self.next_position_B = self.mask_BS.sum(1)
 
 
 def _grown(stored: Tensor, used: int, needed: int) -> Tensor:

@@ -16,10 +16,17 @@ class LSTMState:
         self.hidden_LBC: Tensor | None = None
         self.cell_LBC: Tensor | None = None
 
+    def reserve(self, num_new: int) -> None:
+        """A state needs no room."""
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row may be named several times."""
         if self.hidden_LBC is not None and self.cell_LBC is not None:
             self.hidden_LBC, self.cell_LBC = self.hidden_LBC[:, rows], self.cell_LBC[:, rows]
+
+    def expand(self, prompt_N: Tensor) -> None:
+        """Give each sample the state after its prompt, by number."""
+        self.select(prompt_N)
 
     def repeat(self, times: int) -> None:
         """Make `times` copies of every row, side by side."""
@@ -70,6 +77,10 @@ class LSTM(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> LSTMState:
         """An empty state; the sizes are not needed and are taken for symmetry with the Transformer."""
+        return LSTMState()
+
+    def new_prefix(self, key_mask_BS: Tensor | None = None) -> LSTMState:
+        """A state, with gradient, for prompts that several samples share."""
         return LSTMState()
 
     def forward(

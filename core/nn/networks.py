@@ -8,6 +8,9 @@ from torch import nn
 from core.config import ModelConfig
 from core.nn.lstm import LSTM
 from core.nn.transformer import Transformer
+from core.nn.window import WindowMLP
+
+LanguageNetwork = Transformer | LSTM | WindowMLP
 
 
 def set_dropout(model: nn.Module, dropout: float) -> None:
@@ -20,13 +23,16 @@ def set_dropout(model: nn.Module, dropout: float) -> None:
             module.dropout = dropout  # type: ignore[assignment]
 
 
-def build_network(network: Literal["transformer", "lstm"], shape: ModelConfig) -> Transformer | LSTM:
+def build_network(network: Literal["transformer", "lstm", "mlp"], shape: ModelConfig) -> LanguageNetwork:
     """A fresh network.
 
     Args:
         network: its kind.
-        shape: an LSTM takes vocabulary size, width, number of layers and dropout from it.
+        shape: an LSTM takes vocabulary size, width, number of layers and dropout from it; an MLP over the last tokens
+            vocabulary size, width and number of layers, and sees `max_length` tokens.
     """
     if network == "lstm":
         return LSTM(shape.vocab_size, shape.width, shape.width, num_layers=shape.num_layers, dropout=shape.dropout)
+    if network == "mlp":
+        return WindowMLP(shape.vocab_size, shape.width, window=shape.max_length, num_layers=shape.num_layers)
     return Transformer(shape)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from core.config import ModelConfig
 from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
 from core.nn.block import Block, CrossAttention, Reads, build_norm
-from core.nn.cache import KVCache
+from core.nn.cache import KVCache, PrefixCache
 from core.nn.decoder import DecodingBlock, rearranged
 from core.nn.dropout import drop
 from core.nn.rotary import rotary_table
@@ -139,6 +139,14 @@ class Transformer(nn.Module):
             )
         return KVCache(c.num_layers, batch, c.kv_heads, c.head_width, capacity, device=weight.device, dtype=dtype)
 
+    def new_prefix(self, key_mask_BS: Tensor | None = None) -> PrefixCache:
+        """A cache with gradient for prompts that several samples share.
+
+        Args:
+            key_mask_BS: bool, True = a real token of the prompts; None when none is padded.
+        """
+        return PrefixCache(self.config.num_layers, key_mask_BS)
+
     @contextmanager
     def decoding(self) -> Iterator[None]:
         """Within the block, calls with a cache run on rearranged copies of the weights where that is faster.
@@ -146,7 +154,7 @@ class Transformer(nn.Module):
         The model must be in evaluation mode, and its weights must not change within the block. See `core.nn.decoder`.
         """
         before = self.decoding_blocks
-        self.decoding_blocks = rearranged(self.model.layers, compute_dtype(self.model.embed_tokens.weight))
+        self.decoding_blocks = before or rearranged(self.model.layers, compute_dtype(self.model.embed_tokens.weight))
         try:
             yield
         finally:
@@ -161,7 +169,7 @@ class Transformer(nn.Module):
         prefix_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | PrefixCache | None = None,
         memory_BMD: Tensor | None = None,
         memory_mask_BM: Tensor | None = None,
         shift_BD: Tensor | None = None,
@@ -237,18 +245,21 @@ class Transformer(nn.Module):
         key_mask_BS: Tensor | None,
         documents_BT: Tensor | None,
         positions_BT: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | PrefixCache | None,
     ) -> Tensor:
         """Position indices, as T when they are the same in every row, else BT."""
         num_new = x_BTD.shape[1]
         start = cache.length if cache is not None else 0
-        if start + num_new > self.config.max_length and positions_BT is None:
-            raise ValueError(
-                f"a sequence of {start + num_new} positions is longer than model.max_length "
-                f"{self.config.max_length}: shorten it or raise max_length"
-            )
         if positions_BT is not None:
             return positions_BT
+        longest = start + num_new
+        if longest > self.config.max_length and cache is not None and cache.mask_BS is not None:
+            longest = int(cache.next_position_B.max()) + num_new  # padding takes room in the cache and no position
+        if longest > self.config.max_length:
+            raise ValueError(
+                f"a sequence of {longest} positions is longer than model.max_length "
+                f"{self.config.max_length}: shorten it or raise max_length"
+            )
         steps_T = torch.arange(num_new, device=x_BTD.device)
         if documents_BT is not None:
             return _positions_in_documents(documents_BT)
@@ -265,7 +276,7 @@ class Transformer(nn.Module):
         key_mask_BS: Tensor | None,
         prefix_BT: Tensor | None,
         documents_BT: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | PrefixCache | None,
     ) -> Tensor | None:
         """The additive bias of the self-attention, built once for all layers; None where the kernel needs none."""
         device, dtype = x_BTD.device, compute_dtype(x_BTD)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from core.generate import generate
+from core.interfaces import Samples
 from core.nn.lstm import LSTM
+from core.nn.window import WindowMLP
 from core.policy import LanguageModelPolicy, ValueHead
 from core.sampling import Sampling
 
@@ -12,11 +14,16 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 EOS = 31
 
 
-@pytest.fixture(params=["qwen3", "gpt2", "lstm"])
+@pytest.fixture(params=["qwen3", "gpt2", "lstm", "mlp"])
 def model(request, random_model):
     if request.param == "lstm":
         torch.manual_seed(0)
         return LSTM(97, 16, 24, num_layers=2).eval()
+    if request.param == "mlp":
+        torch.manual_seed(0)
+        mlp = WindowMLP(97, 16, window=5)
+        torch.nn.init.normal_(mlp.lm_head.weight)
+        return mlp
     gpt2 = {"positions": "learned", "norm": "layer", "qk_norm": False, "activation": "gelu", "bias": True}
     return random_model(**gpt2) if request.param == "gpt2" else random_model(num_kv_heads=2)
 
@@ -92,6 +99,51 @@ def test_hidden_states_stand_where_each_token_is_predicted(model):
     row = torch.tensor([PROMPTS[1] + samples.lists()[1]])
     with torch.no_grad():
         torch.testing.assert_close(hidden[1], model(row)[0, 1:-1], atol=1e-5, rtol=1e-5)
+
+
+SHARED = {
+    "samples of one prompt": [([5, 6, 7], [20, 21, 22]), ([5, 6, 7], [20, 23, 24]), ([8], [20, 21, 22])] * 2,
+    "prompts of one length": [([5, 6], [20, 21]), ([5, 6], [22, 21]), ([7, 8], [20]), ([7, 8], [21, 25, 26])],
+    "turns of one conversation": [
+        ([5, 6], [20, 21]),
+        ([5, 6, 20, 21, 9], [22]),
+        ([5, 6, 20, 21, 9, 22, 9, 9], [23, 24]),
+    ],
+    "equal situations": [([5], [20]), ([5], [21]), ([6], [20]), ([5], [20])],
+    "nothing in common": [([5], [20]), ([6, 7], [21, 22]), ([8, 9, 10], [23])],
+    "a prompt within another": [([5, 6], [7, 8]), ([5, 6], [9]), ([5, 6, 7], [30, 31])],
+}
+
+
+@pytest.mark.parametrize("kind", list(SHARED))
+def test_what_rows_have_in_common_is_read_once_without_a_difference(model, kind):
+    """Values and gradients against a forward pass of every row alone."""
+    contexts, sampled = map(list, zip(*SHARED[kind]))
+    width = max(map(len, sampled))
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in sampled])
+    mask = torch.arange(width) < torch.tensor([[len(row)] for row in sampled])
+    samples = Samples(tokens, mask, torch.zeros(len(sampled), width), mask[:, -1])
+    slope = torch.randn(len(sampled), width, model.width, generator=torch.Generator().manual_seed(0))
+    read = []
+    hook = model.embed_tokens if isinstance(model, LSTM | WindowMLP) else model.model.embed_tokens
+    handle = hook.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].numel()))
+    hidden = LanguageModelPolicy(model, max_new_tokens=width).hidden(contexts, samples)
+    handle.remove()
+    together = torch.autograd.grad(
+        (hidden * slope * mask[..., None]).sum(), list(model.parameters()), allow_unused=True
+    )
+    loss = 0.0
+    for row, (context, tokens_of_row) in enumerate(SHARED[kind]):
+        alone = model(torch.tensor([context + tokens_of_row]))[0, len(context) - 1 : -1]
+        torch.testing.assert_close(hidden[row, : len(tokens_of_row)], alone, atol=1e-5, rtol=1e-5)
+        loss = loss + (alone * slope[row, : len(tokens_of_row)]).sum()
+    apart = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    for ours, theirs in zip(together, apart):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+    longest = max(len(context) + len(row) - 1 for context, row in SHARED[kind])
+    assert sum(read) < len(contexts) * longest or kind == "nothing in common"
 
 
 def test_a_distribution_has_entropy_and_mass_one(model):

@@ -44,14 +44,11 @@ def test_text_of_sampled_tokens():
     assert interface.action([eos]) == ""
 
 
-def test_a_context_grows_by_what_was_sampled_and_what_came_back():
+def test_only_the_first_observation_begins_with_the_begin_token():
     interface = char_interface(Text(2, min_length=1, charset="+-"))
-    first = interface.start("12:")
-    sampled = [*interface.tokenizer.encode("+"), interface.tokenizer.eos_id]
-    second = interface.extend(first, sampled, "13:")
-    assert second[: len(first) + 2] == first + sampled
-    assert second[len(first) + 2 :] == interface.tokenizer.encode("13:")
-    assert first[0] == interface.tokenizer.bos_id
+    encoded = interface.tokenizer.encode("12:")
+    assert interface.start("12:") == [interface.tokenizer.bos_id, *encoded]
+    assert interface.reply("12:") == encoded
 
 
 def test_legal_tokens_follow_the_legal_actions():

@@ -20,7 +20,7 @@ def rescored(task, rollout):
     return task.policy.logprobs(rollout.contexts, rollout.samples, allowed_BTV=rollout.allowed_NTV())
 
 
-@pytest.mark.parametrize("network", ["transformer", "lstm"])
+@pytest.mark.parametrize("network", ["transformer", "lstm", "mlp"])
 @pytest.mark.parametrize("context", ["observation", "history"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
 @pytest.mark.parametrize("game", [LAKE, COUNTING, {}])
