@@ -35,7 +35,7 @@ class Conversation:
         *,
         max_new_tokens: int,
         sampling: Sampling,
-        eos_id: int | None = None,
+        eos_id: int | Sequence[int] | None = None,
         token_mask: TokenMask | None = None,
         generator: Sequence[torch.Generator] | None = None,
     ) -> Samples:
@@ -45,7 +45,7 @@ class Conversation:
             said: token ids, in the first turn the whole prompt, afterwards what came since the last answer.
             max_new_tokens: most tokens of an answer.
             sampling: how tokens are chosen.
-            eos_id: the token that ends an answer; it stays part of the row.
+            eos_id: the token, or tokens, that end an answer; they stay part of the row.
             token_mask: which tokens may come next.
             generator: one per row.
         """

@@ -60,12 +60,14 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
 def decoding(model: CausalModel) -> Iterator[None]:
     """Evaluation and inference mode, and whatever the model prepares for decoding; undone afterwards."""
     was_training = model.training
-    model.train(False)
+    if was_training:  # walking through all modules costs as much as a step of a small model
+        model.train(False)
     try:
         with torch.inference_mode(), model.decoding() if isinstance(model, Transformer) else nullcontext():
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def prefill(
@@ -151,6 +153,27 @@ def generate(
     return ordinary(samples)
 
 
+def choose(
+    logits_BV: Tensor,
+    sampling: Sampling,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    rows: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(tokens_B, logprobs_B): the likeliest token of each row at temperature 0, else one that is drawn.
+
+    Args:
+        logits_BV: from `choice_logits`.
+        sampling: what they were made with.
+        generator: source of randomness, see `generate`.
+        rows: int64 original index of each row.
+    """
+    if sampling.temperature == 0:
+        chosen_B = logits_BV.argmax(-1)
+    else:
+        chosen_B = draw(logits_BV, uniforms(generator, rows, logits_BV.device))
+    return chosen_B, logits_BV.log_softmax(-1).gather(-1, chosen_B[:, None]).squeeze(-1)
+
+
 def ordinary(samples: Samples) -> Samples:
     """Copies, because tensors that were made within `decoding` can't take part in a loss."""
     return Samples(
@@ -211,11 +234,7 @@ def continue_rows(
             logits_BV = choice_logits(
                 model.logits(hidden_BD), sampling, allowed=allowed, seen_BV=None if seen is None else seen[rows]
             )
-            if sampling.temperature == 0:
-                chosen = logits_BV.argmax(-1)
-            else:
-                chosen = draw(logits_BV, uniforms(generator, rows, device))
-            logprob_B = logits_BV.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
+            chosen, logprob_B = choose(logits_BV, sampling, generator, rows)
         tokens_BT[rows, step], mask_BT[rows, step] = chosen, True
         logprobs_BT[rows, step] = logprob_B
         if seen is not None:

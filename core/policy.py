@@ -4,14 +4,15 @@ Shape suffixes: B = samples, T = generated tokens, S = prompt and generated toke
 R = rows that are read, P = different prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from core.conversation import Conversation
-from core.generate import CausalModel, TokenMask, continue_rows, decoding, ordinary, pad_left, prefill
+from core.generate import CausalModel, TokenMask, choose, continue_rows, decoding, ordinary, pad_left, prefill
 from core.interfaces import Samples
 from core.losses import token_logprobs
 from core.sampling import Sampling, choice_logits
@@ -29,12 +30,17 @@ class LanguageModelPolicy:
     Args:
         model: the core Transformer, the LSTM or the MLP.
         max_new_tokens: most tokens of a sample.
-        eos_id: the token that ends a sample; None for samples of fixed length.
+        eos_id: the token, or tokens, that end a sample; None for samples of fixed length.
         temperature: divides the logits, in sampling and in scoring alike.
     """
 
     def __init__(
-        self, model: SharingModel, *, max_new_tokens: int, eos_id: int | None = None, temperature: float = 1.0
+        self,
+        model: SharingModel,
+        *,
+        max_new_tokens: int,
+        eos_id: int | Sequence[int] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature must be > 0 for a policy that is trained, got {temperature}")
@@ -42,6 +48,22 @@ class LanguageModelPolicy:
         self.max_new_tokens = max_new_tokens
         self.eos_id = eos_id
         self.sampling = Sampling(temperature=temperature)
+        self._remembered: dict[tuple[int, ...], int] | None = None
+        """Row of `_logits_PV` by context, while something is remembered."""
+        self._logits_PV: Tensor | None = None
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within the block the weights must not change: a context is read once, however often it comes.
+
+        It serves samples of one token, as actions of small environments are.
+        """
+        before = self._remembered, self._logits_PV
+        self._remembered, self._logits_PV = {}, None
+        try:
+            yield
+        finally:
+            self._remembered, self._logits_PV = before
 
     def sample(
         self,
@@ -53,7 +75,10 @@ class LanguageModelPolicy:
         greedy: bool = False,
     ) -> Samples:
         """Continue each prompt; equal ones are read once. See `core.generate.generate`."""
-        prompts, prompt_B = _distinct([prompt for prompt in contexts for _ in range(num_samples)])
+        contexts = [prompt for prompt in contexts for _ in range(num_samples)]
+        if self._remembered is not None and self.max_new_tokens == 1:
+            return self._remembering_sample(contexts, token_mask, generator, greedy)
+        prompts, prompt_B = _distinct(contexts)
         with decoding(self.model):
             hidden_PD, cache = prefill(
                 self.model, prompts, self.max_new_tokens, embed=None, bidirectional=False, options={}
@@ -67,6 +92,39 @@ class LanguageModelPolicy:
                 eos_id=self.eos_id, token_mask=token_mask, generator=generator,
             )  # fmt: skip
         return ordinary(samples)
+
+    def _remembering_sample(
+        self,
+        contexts: Sequence[Sequence[int]],
+        token_mask: TokenMask | Tensor | None,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        greedy: bool,
+    ) -> Samples:
+        remembered = self._remembered
+        assert remembered is not None
+        keys = [tuple(context) for context in contexts]
+        new = [key for key in dict.fromkeys(keys) if key not in remembered]
+        sampling = self._sampling(greedy)
+        with decoding(self.model):
+            if new:
+                hidden_PD, _ = prefill(self.model, new, 1, embed=None, bidirectional=False, options={})
+                logits_PV = self.model.logits(hidden_PD)
+                old = [] if self._logits_PV is None else [self._logits_PV]
+                self._logits_PV = torch.cat((*old, logits_PV))
+                remembered.update({key: len(remembered) + place for place, key in enumerate(new)})
+            assert self._logits_PV is not None
+            device = self._logits_PV.device
+            logits_BV = self._logits_PV[torch.tensor([remembered[key] for key in keys], device=device)]
+            rows = torch.arange(len(keys), device=device)
+            allowed = token_mask
+            if token_mask is not None and not isinstance(token_mask, Tensor):
+                allowed = token_mask(rows.tolist(), [[] for _ in keys]).to(device)
+            logits_BV = choice_logits(logits_BV, sampling, allowed=allowed)  # type: ignore[arg-type]
+            token_B, logprob_B = choose(logits_BV, sampling, generator, rows)
+            stops = [self.eos_id] if isinstance(self.eos_id, int) else list(self.eos_id or ())
+            ends_B = torch.isin(token_B, torch.tensor(stops, dtype=torch.long, device=device))
+            one_B1 = torch.ones_like(token_B[:, None], dtype=torch.bool)
+        return ordinary(Samples(token_B[:, None], one_B1, logprob_B[:, None], ends_B))
 
     def answer(
         self,

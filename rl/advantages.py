@@ -42,6 +42,13 @@ class Credit:
         """int64 number of each token's turn in its episode, from 0."""
         return self.ends_turn_EJ.long().cumsum(1) - self.ends_turn_EJ.long()
 
+    @property
+    def first_EJ(self) -> Tensor:
+        """bool, True at the first token of a turn."""
+        first_EJ = self.mask_EJ.clone()
+        first_EJ[:, 1:] &= self.ends_turn_EJ[:, :-1]
+        return first_EJ
+
 
 @dataclass(frozen=True)
 class Advantages:
@@ -135,7 +142,8 @@ def return_advantages(
             the return of greedy play from the same start.
         by_turn: a token's value is the discounted return from it on, and it is compared with those of other episodes
             at the same turn; else every token has the value of its whole episode.
-        scaled: divide by the standard deviation of the group's returns (n - 1 in its denominator) plus 1e-4.
+        scaled: divide by the standard deviation of what is compared within the group (n - 1 in its denominator), of
+            all its turns or of its episodes, plus 1e-4.
 
     References:
         Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning".
@@ -157,7 +165,9 @@ def return_advantages(
             turn_EJ = credit.turn_EJ if by_turn else torch.zeros_like(credit.turn_EJ)
             compared_EJ = value_EJ - expected_EK.gather(1, turn_EJ.clamp(max=expected_EK.shape[1] - 1))
         if scaled:
-            compared_EJ = compared_EJ / (group_deviation(to_go_EJ[:, 0], credit.group_E)[:, None] + 1e-4)
+            # Over all turns: episodes with equal returns may still differ in when their rewards came.
+            first_EJ = credit.first_EJ if by_turn else credit.first_EJ & (credit.turn_EJ == 0)
+            compared_EJ = compared_EJ / (_spread(compared_EJ, first_EJ, credit) + 1e-4)
         return Advantages(torch.where(credit.mask_EJ, compared_EJ, 0.0), to_go_EJ)
 
     return advantages
@@ -227,21 +237,21 @@ def turn_baseline(credit: Credit, to_go_EJ: Tensor, *, own: bool) -> Tensor:
         ValueError: an episode is to be left out of a group that has no other.
     """
     turn_EJ, group_E = credit.turn_EJ, _groups(credit)
-    first_EJ = credit.mask_EJ.clone()
-    first_EJ[:, 1:] &= credit.ends_turn_EJ[:, :-1]
+    first_EJ = credit.first_EJ
     num_turns = max(distributed.gather(int(turn_EJ.max()) + 1))
     value_EK = to_go_EJ.new_zeros(len(to_go_EJ), num_turns)
     value_EK.scatter_add_(1, turn_EJ, torch.where(first_EJ, to_go_EJ, 0.0))
     alive_EK = torch.zeros_like(value_EK).scatter_add_(1, turn_EJ, first_EJ.to(value_EK.dtype))
     sums_GK, counts_GK = (_group_sum(x_EK, group_E, shared=credit.group_E is None) for x_EK in (value_EK, alive_EK))
     total_EK, count_EK = sums_GK[group_E], counts_GK[group_E]
+    others_EK = count_EK - alive_EK
     if not own:
-        total_EK, count_EK = total_EK - value_EK, count_EK - alive_EK
+        total_EK, count_EK = total_EK - value_EK, others_EK
         if not bool((count_EK[:, 0] > 0).all()):
             raise ValueError("a leave-one-out baseline needs at least two episodes of each start")
     expected_EK = total_EK / count_EK.clamp(min=1)
     for k in range(1, num_turns):
-        expected_EK[:, k] = torch.where(count_EK[:, k] > 0, expected_EK[:, k], expected_EK[:, k - 1])
+        expected_EK[:, k] = torch.where(others_EK[:, k] > 0, expected_EK[:, k], expected_EK[:, k - 1])
     return expected_EK
 
 
@@ -257,6 +267,14 @@ def group_deviation(value_E: Tensor, group_E: Tensor | None) -> Tensor:
     squares_E = (value_E - group_mean(value_E, group_E)) ** 2
     sums_G = _group_sum(torch.stack((squares_E, torch.ones_like(value_E)), 1), group_E)
     return (sums_G[:, 0] / (sums_G[:, 1] - 1).clamp(min=1)).sqrt()[group_E]
+
+
+def _spread(compared_EJ: Tensor, counted_EJ: Tensor, credit: Credit) -> Tensor:
+    """For each episode the root of its group's mean square (n - 1 in the denominator) of the counted values, E1."""
+    kept_EJ = torch.where(counted_EJ, compared_EJ, 0.0)
+    sums_E2 = torch.stack((kept_EJ.square().sum(1), counted_EJ.sum(1).to(kept_EJ)), 1)
+    sums_G2 = _group_sum(sums_E2, _groups(credit), shared=credit.group_E is None)
+    return (sums_G2[:, 0] / (sums_G2[:, 1] - 1).clamp(min=1)).sqrt()[_groups(credit)][:, None]
 
 
 def _groups(credit: Credit) -> Tensor:

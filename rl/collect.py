@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from core.conversation import Conversation
 from core.generate import decoding
 from core.interfaces import Samples
 from core.policy import LanguageModelPolicy
+from rl.environments import EnvironmentPool, Outcome
 from rl.episodes import EpisodeSeed
 from rl.interface import LegalTokens, TextInterface
 from rl.rollout import Rollout, Turn
@@ -36,7 +36,8 @@ class _Answer:
 class _Episode:
     """An episode while it is played: where it stands, and one entry a turn of what happened."""
 
-    env: gymnasium.Env[Any, Any]
+    row: int
+    """Number of its copy of the environment."""
     generator: torch.Generator
     observation: str
     info: dict[str, Any]
@@ -51,7 +52,7 @@ class _Episode:
 def collect(
     policy: LanguageModelPolicy,
     interface: TextInterface,
-    envs: Sequence[gymnasium.Env[Any, Any]],
+    pool: EnvironmentPool,
     seeds: Sequence[EpisodeSeed],
     *,
     max_turns: int,
@@ -64,7 +65,7 @@ def collect(
     Args:
         policy: what acts.
         interface: between text and tokens.
-        envs: at least as many as seeds.
+        pool: copies of the environment.
         seeds: the episodes to play.
         max_turns: turns after which an episode is truncated.
         history: the policy reads all of the episode so far, each token once; else the last observation.
@@ -74,22 +75,23 @@ def collect(
     Returns:
         The episodes, on the device of the policy's samples.
     """
-    if not seeds or len(envs) < len(seeds):
-        raise ValueError(f"give at least one episode and an environment for each, got {len(seeds)} and {len(envs)}")
+    if not seeds:
+        raise ValueError("there are no episodes to play: give at least one seed")
     episodes = []
-    for env, seed in zip(envs, seeds):
-        observation, info = env.reset(seed=seed.environment)
+    started = pool.reset({row: seed.environment for row, seed in enumerate(seeds)})
+    for row, (seed, (observation, info)) in enumerate(zip(seeds, started)):
         start = interface.start(observation)
-        episodes.append(_Episode(env, seed.generator(), observation, info, start, start))
+        episodes.append(_Episode(row, seed.generator(), observation, info, start, start))
     legal_tokens = LegalTokens(interface)
     conversation = Conversation(policy.model) if history else None
     active = episodes
-    with decoding(policy.model):
+    with decoding(policy.model), policy.remembering():
         while active:
-            for episode, answer in zip(
-                active, _answers(policy, conversation, legal_tokens, active, mask_illegal, greedy)
-            ):
-                _step(episode, answer, interface, max_turns, history)
+            answers = _answers(policy, conversation, legal_tokens, active, mask_illegal, greedy)
+            actions = [interface.action(answer.tokens) for answer in answers]
+            outcomes = pool.step({episode.row: action for episode, action in zip(active, actions)})
+            for episode, answer, action in zip(active, answers, actions):
+                _write_down(episode, answer, action, outcomes[episode.row], interface, max_turns, history)
             going = [row for row, episode in enumerate(active) if not episode.done]
             if conversation is not None and going:
                 conversation.keep(going)
@@ -134,29 +136,36 @@ def _answers(
     ]
 
 
-def _step(episode: _Episode, answer: _Answer, interface: TextInterface, max_turns: int, history: bool) -> None:
-    """Give the environment the sampled action and write down what came of it."""
-    action = interface.action(answer.tokens)
+def _write_down(
+    episode: _Episode,
+    answer: _Answer,
+    action: str,
+    outcome: Outcome,
+    interface: TextInterface,
+    max_turns: int,
+    history: bool,
+) -> None:
+    """What came of an action."""
+    observation, reward, terminated, truncated, info = outcome
     before, state_key = episode.observation, episode.info.get("state_key", episode.observation)
-    observation, reward, terminated, truncated, info = episode.env.step(action)
     late = len(episode.turns) + 1 >= max_turns
     valid = info.get("valid")
     episode.turns.append(
         Turn(
             before,
             action,
-            float(reward),
-            bool(terminated),
-            not terminated and bool(truncated or late),
+            reward,
+            terminated,
+            not terminated and (truncated or late),
             bool(interface.action_space.contains(action) if valid is None else valid),
             state_key,
         )
     )
-    episode.done = bool(terminated or truncated or late)
+    episode.done = terminated or truncated or late
     episode.answers.append(answer)
     episode.observation, episode.info = observation, info
     if history:
-        episode.said = interface.reply(observation)
+        episode.said = interface.reply(observation, finished=answer.finished)
         episode.context = [*answer.context, *answer.tokens, *episode.said]
     else:
         episode.context = interface.start(observation)

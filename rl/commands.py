@@ -1,4 +1,4 @@
-"""`trillium play`."""
+"""`trillium play` and `trillium exact`."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core.commands.options import Parser, positive
 from core.errors import RunError
+from rl.preferences.commands import pairs, reward
 
 
 def play(arguments: list[str]) -> int:
@@ -31,12 +32,12 @@ def play(arguments: list[str]) -> int:
     played = trainer.play(
         options.env, options.env_kwargs, episodes=options.episodes, seed=options.seed, greedy=options.greedy
     )
-    for number, reward in enumerate(played.returns_E.tolist()):
+    for number, gained in enumerate(played.returns_E.tolist()):
         transcript = played.transcript(number)
         if options.json:
-            print(json.dumps({"transcript": transcript, "reward": reward}, ensure_ascii=False))
+            print(json.dumps({"transcript": transcript, "reward": gained}, ensure_ascii=False))
             continue
-        print(f"episode {number + 1}: return {reward:g}")
+        print(f"episode {number + 1}: return {gained:g}")
         for line in transcript:
             print(f"  {line['role']:<11}  {line['text']}")
     if not options.json:
@@ -44,6 +45,47 @@ def play(arguments: list[str]) -> int:
         known = trainer.known_returns(options.env, options.env_kwargs)
         against = "".join(f", {name} {value:.4g}" for name, value in known.items())
         print(f"mean return {mean:.4g} over {options.episodes} episodes{against}")
+    return 0
+
+
+def exact(arguments: list[str]) -> int:
+    """Compare each algorithm's expected first update with the exact gradient of the expected return."""
+    from rl.config import ALGORITHM_NAMES
+
+    parser = Parser(
+        "exact",
+        "Compare the expected first update of each algorithm, over all episodes that can happen, with the exact "
+        "gradient of the expected return. The policy is small, fresh and random.",
+    )
+    parser.add_argument("env", metavar="ENV_ID", help="Gymnasium id of an environment that can be enumerated")
+    parser.add_argument("--env-kwargs", type=_json_object, default={}, metavar="JSON", help="its arguments")
+    parser.add_argument(
+        "--algorithms", nargs="+", choices=ALGORITHM_NAMES, default=list(ALGORITHM_NAMES), metavar="NAME",
+        help="all but remax by default",
+    )  # fmt: skip
+    parser.add_argument("-g", "--group-size", type=positive, default=2, help="episodes that are compared (default 2)")
+    parser.add_argument(
+        "--aggregate", choices=("auto", "token", "sequence", "episode", "constant"), default="constant",
+        help="how token losses are averaged; `auto` is each algorithm's own (default constant)",
+    )  # fmt: skip
+    parser.add_argument("--credit", choices=("turn", "episode"), default="turn", help="see PolicyConfig (default turn)")
+    parser.add_argument("--seed", type=int, default=0, help="of the policy's weights (default 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per algorithm")
+    options = parser.parse_args(arguments)
+    from rl.exact import agreements
+
+    found = agreements(
+        options.env, options.env_kwargs, options.algorithms, group_size=options.group_size,
+        aggregate=options.aggregate, credit=options.credit, seed=options.seed,
+    )  # fmt: skip
+    if not options.json:
+        print(f"{'algorithm':<10}  {'cosine':>8}  {'ratio':>8}  {'of coordinates':>20}")
+    for name, agreement in found.items():
+        if options.json:
+            print(json.dumps({"algorithm": name, **agreement._asdict()}))
+        else:
+            between = f"{agreement.least:.4f} to {agreement.most:.4f}"
+            print(f"{name:<10}  {agreement.cosine:>8.5f}  {agreement.ratio:>8.4f}  {between:>20}")
     return 0
 
 
@@ -55,4 +97,4 @@ def _json_object(text: str) -> dict[str, object]:
     return value
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"play": play}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"play": play, "exact": exact, "pairs": pairs, "reward": reward}

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from core.config import ModelConfig, OptimConfig, RunConfig, require
 
 AlgorithmName = Literal["reinforce", "remax", "ppo", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "gigpo"]
+ALGORITHM_NAMES: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,26 @@ class PolicyConfig(RunConfig):
     """Sizes of fresh networks. The vocabulary comes from the environment's character sets."""
     init_from: Path | None = None
     """Hugging Face folder, .gguf file or run to start policy and critic from, with its tokenizer."""
+    lora_rank: int = 0
+    """Rank of low-rank adapters on the attention of a pretrained policy, whose weights stay frozen; 0 trains all."""
+    prompts: Path | None = None
+    """Instead of an environment: JSON lines with a `prompt` each (a text or chat messages), which the policy answers;
+    further fields go to the reward function."""
+    eval_prompts: Path | None = None
+    """Prompts of evaluations; without them, the last tenth of 20 or more `prompts` is held out."""
+    reward: str = ""
+    """What judges answers: `module:function` (a function reward(prompts, completions, **columns) → list of numbers), a
+    weighted sum such as `0.3*a:f+b:g`, or the folder of a reward model, a run's or a Hugging Face one."""
+    max_new_tokens: int = 64
+    """Most tokens of an answer to a prompt."""
+    unfinished_penalty: float = 0.0
+    """What an answer costs that the length limit cut."""
+    chat: bool = False
+    """The policy is a chat model: prompts and observations are what the user says, by the tokenizer's template."""
+    env_workers: int = 0
+    """Processes that step the environments; 0: this one, best while a step takes less than about 0.1 ms."""
+    env_timeout_s: float = 60.0
+    """Seconds that a reset or a step may take; it holds with env_workers only."""
     context: Literal["observation", "history"] = "observation"
     """What the policy reads at each turn: the last observation, or all of the episode so far."""
     mask_illegal: bool = True
@@ -116,17 +137,29 @@ class PolicyConfig(RunConfig):
             self.init_from is None or self.network == "transformer",
             "init_from needs network transformer: a Hugging Face folder holds no LSTM of ours",
         )
+        require(self.lora_rank >= 0, f"lora_rank must be >= 0, got {self.lora_rank}")
+        require(self.lora_rank == 0 or self.init_from is not None, "lora_rank needs a pretrained model: set init_from")
+        require(
+            (self.prompts is None) == (not self.reward),
+            "prompts and reward go together: give both a file of prompts and what judges the answers",
+        )
+        require(
+            self.prompts is None or self.init_from is not None,
+            "prompts need a model that can read: set init_from to a Hugging Face folder, .gguf file or run",
+        )
+        require(self.env_workers >= 0, f"env_workers must be >= 0, got {self.env_workers}")
         require(bool(self.env), "env must be the id of an environment, got an empty one")
-        for name in ("max_turns", "epochs", "minibatches", "eval_episodes"):
+        for name in ("max_turns", "max_new_tokens", "epochs", "minibatches", "eval_episodes"):
             require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
         require(self.eval_episodes >= 2, f"eval_episodes must be >= 2 for an interval, got {self.eval_episodes}")
         require(self.sample_episodes >= 0, f"sample_episodes must be >= 0, got {self.sample_episodes}")
-        for name in ("temperature", "critic_lr"):
+        for name in ("temperature", "critic_lr", "env_timeout_s"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value}")
         for name in ("gamma", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("clip", "clip_high", "value_clip", "target_kl", "entropy_coef", "kl_coef", "kl_target"):
+        finite = ("clip", "clip_high", "value_clip", "target_kl", "entropy_coef", "kl_coef", "kl_target")
+        for name in (*finite, "unfinished_penalty"):
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
         for name in ("group_size", "aggregate_length", "overlong_tokens", "max_noop_steps"):

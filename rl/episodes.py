@@ -38,13 +38,15 @@ class EpisodeSeed:
     """Seed of the environment's reset."""
     sampling: int
     """Seed of the generator that draws the policy's tokens."""
+    purpose: int = TRAINING
+    """What it is played for."""
 
     @classmethod
     def derive(cls, seed: int, purpose: int, number: int, group_size: int = 1) -> "EpisodeSeed":
         """The episode of a run seed, a purpose and a number, when `group_size` episodes in a row have one start."""
         group = number // group_size
         environment = derived_seed(seed, purpose, 2 * group * group_size)
-        return cls(number, group, environment, derived_seed(seed, purpose, 2 * number + 1))
+        return cls(number, group, environment, derived_seed(seed, purpose, 2 * number + 1), purpose)
 
     def generator(self) -> torch.Generator:
         """A new generator for the policy's tokens."""

@@ -13,6 +13,8 @@ from gymnasium.spaces import Text
 from torch import Tensor
 
 from core.text.characters import CharTokenizer
+from core.text.chat import after_answer, answer_end, encode_prompt
+from core.text.huggingface import HFTokenizer
 from core.text.tokenizer import Tokenizer
 
 _REMEMBERED = 1 << 16
@@ -72,14 +74,12 @@ class TextInterface:
         # A tokenizer with tokens of several characters writes texts of one length with different numbers of tokens.
         one_each = longest == 1 and (isinstance(tokenizer, CharTokenizer) or action_space.max_length == 1)
         fixed = one_each and action_space.min_length == action_space.max_length
-        self.stop_id: int | None = None if fixed else tokenizer.eos_id
-        if not fixed and self.stop_id is None:
-            raise EnvironmentMismatch("actions of varying length need a tokenizer with an end-of-sequence token")
-        self.max_action_tokens = action_space.max_length * longest + (not fixed)
+        self.stop_id = self._end(fixed)
+        self.max_action_tokens = action_space.max_length * longest + (self.stop_id is not None)
         self._check_characters()
         # The same few texts come again and again, and a step in a small environment costs less than a tokenizer does.
         self._starts = lru_cache(_REMEMBERED)(self._start)
-        self._replies = lru_cache(_REMEMBERED)(self.tokenizer.encode)
+        self._replies = lru_cache(_REMEMBERED)(self._reply)
         self._texts = lru_cache(_REMEMBERED)(self._text)
 
     def _check_characters(self) -> None:
@@ -102,21 +102,70 @@ class TextInterface:
         """The context of the first turn. The list is shared by equal observations: do not change it."""
         return self._starts(observation)
 
-    def reply(self, observation: str) -> list[int]:
-        """What is read of a later turn's observation. The list is shared by equal observations: do not change it."""
-        return self._replies(observation)
+    def reply(self, observation: str, *, finished: bool = True) -> list[int]:
+        """What is read of a later turn's observation. The list is shared by equal observations: do not change it.
+
+        Args:
+            observation: what the environment gave.
+            finished: whether the answer before ended by itself, and was not cut by the length limit.
+        """
+        return self._replies(observation, finished)
 
     def action(self, tokens: Sequence[int]) -> str:
         """The text of sampled tokens. Special tokens are spelled out, so that they make an action invalid."""
         return self._texts(tuple(tokens))
 
+    def _end(self, fixed: bool) -> int | None:
+        """The token that ends an action; None for actions of one fixed length, which end by themselves."""
+        if not fixed and self.tokenizer.eos_id is None:
+            raise EnvironmentMismatch("actions of varying length need a tokenizer with an end-of-sequence token")
+        return None if fixed else self.tokenizer.eos_id
+
     def _start(self, observation: str) -> list[int]:
         bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
         return bos + self.tokenizer.encode(observation)
 
+    def _reply(self, observation: str, finished: bool) -> list[int]:
+        return self.tokenizer.encode(observation)
+
     def _text(self, tokens: tuple[int, ...]) -> str:
         end = 1 if self.stop_id is not None and tokens and tokens[-1] == self.stop_id else 0
         return self.tokenizer.decode(tokens[: len(tokens) - end], skip_special=False)
+
+
+class ChatInterface(TextInterface):
+    """Observations are what the user says to a chat model, by its template; actions are its answers.
+
+    Args: as of `TextInterface`; the tokenizer's template is used, ChatML where it has none.
+
+    Raises:
+        EnvironmentMismatch: no chat model's tokenizer.
+        ChatError: its template cannot be used turn by turn.
+    """
+
+    tokenizer: HFTokenizer
+
+    def __init__(
+        self, tokenizer: Tokenizer, observation_space: Text, action_space: Text, *, vocab_size: int | None = None
+    ) -> None:
+        if not isinstance(tokenizer, HFTokenizer):
+            raise EnvironmentMismatch("chat needs the tokenizer of a chat model")
+        super().__init__(tokenizer, observation_space, action_space, vocab_size=vocab_size)
+
+    def _end(self, fixed: bool) -> int | None:
+        return answer_end(self.tokenizer)
+
+    def _start(self, observation: str) -> list[int]:
+        return encode_prompt(self.tokenizer, [_user(observation)])
+
+    def _reply(self, observation: str, finished: bool) -> list[int]:
+        # Nothing that was sampled is tokenized again: the template is asked what stands between two answers.
+        ids = self.tokenizer.encode(after_answer(self.tokenizer, [_user(observation)]), special=True)
+        return ids[1:] if finished else ids
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 class LegalTokens:

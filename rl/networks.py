@@ -6,53 +6,63 @@ Shape suffixes: N = turns, T = tokens of a turn, D = model width.
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import gymnasium
 from torch import Tensor, nn
 
 from core.interfaces import Samples
-from core.nn.networks import LanguageNetwork, build_network
+from core.nn.lora import apply_lora
+from core.nn.networks import LanguageNetwork, build_network, set_dropout
 from core.policy import LanguageModelPolicy, ValueHead
 from rl.config import PolicyConfig
-from rl.interface import TextInterface, build_tokenizer, text_spaces
+from rl.environments import EnvironmentPool
+from rl.interface import build_tokenizer
+from rl.players import EnvironmentPlayer, Player, PromptPlayer
+from rl.vector import environment_pool
 
 
-def build_networks(
-    config: PolicyConfig, env: gymnasium.Env[Any, Any], *, critic: bool
-) -> tuple[LanguageNetwork, "Critic | None", TextInterface]:
-    """The policy's model, the critic, and what connects them with the environment's text.
+def build_policy(config: PolicyConfig, *, critic: bool) -> tuple[LanguageNetwork, "Critic | None", Player]:
+    """The policy's model, the critic, and what lets them play.
 
     Args:
         config: the run.
-        env: any copy of the environment.
         critic: whether to build one. It has the policy's sizes, and its weights where they are pretrained.
 
     Raises:
         EnvironmentMismatch: the environment does not read and give text, or the tokenizer lacks its characters.
-        ValueError: the folder to start from cannot be used.
+        ValueError: the folder to start from, the prompts or the reward cannot be used.
     """
-    spaces = text_spaces(env)
     if config.init_from is not None:
         from core.pretrained.interchange import load_model
 
         model, tokenizer = load_model(config.init_from)
         if tokenizer is None:
             raise ValueError(f"{config.init_from} has no tokenizer.json: a policy needs one to read and write text")
-        interface = TextInterface(tokenizer, *spaces, vocab_size=model.vocab_size)
-        return model, Critic(copy.deepcopy(model)) if critic else None, interface
-    interface = TextInterface(build_tokenizer(env), *spaces)
-    turn = interface.max_observation_tokens + interface.max_action_tokens
+        set_dropout(model, 0.0)
+        if config.lora_rank:
+            apply_lora(model, rank=config.lora_rank)
+        player: Player
+        if config.prompts is not None:
+            player = PromptPlayer.of(config, tokenizer)
+        else:
+            player = EnvironmentPlayer(config, _pool(config), tokenizer, model.vocab_size)
+        return model, Critic(copy.deepcopy(model)) if critic else None, player
+    pool = _pool(config)
+    fresh_tokenizer = build_tokenizer(pool.first(1)[0])
+    player = EnvironmentPlayer(config, pool, fresh_tokenizer, fresh_tokenizer.vocab_size)
+    turn = player.interface.max_observation_tokens + player.max_new_tokens
     longest = 1 + turn * (config.max_turns if config.context == "history" else 1)
 
     def fresh() -> LanguageNetwork:
         sizes = config.model
         # An MLP sees no more than it must: its first layer is as wide as what it sees.
         length = longest if config.network == "mlp" else max(sizes.max_length, longest)
-        shape = replace(sizes, vocab_size=interface.vocab_size, max_length=length)
-        return build_network(config.network, shape)
+        return build_network(config.network, replace(sizes, vocab_size=fresh_tokenizer.vocab_size, max_length=length))
 
-    return fresh(), Critic(fresh()) if critic else None, interface
+    return fresh(), Critic(fresh()) if critic else None, player
+
+
+def _pool(config: PolicyConfig) -> EnvironmentPool:
+    return environment_pool(config.env, config.env_kwargs, config.env_workers, timeout_s=config.env_timeout_s)
 
 
 class Critic(nn.Module):

@@ -14,16 +14,14 @@ from core.training.runtime import Runtime
 from core.training.update import Updater
 from rl.advantages import group_deviation
 from rl.algorithms import build_algorithm
-from rl.collect import collect
 from rl.config import PolicyConfig
-from rl.environments import EnvironmentPool, known_return
 from rl.episodes import EVALUATION, REPLACING, EpisodeSeed
 from rl.evaluation import Episodes
-from rl.interface import TextInterface
 from rl.learner import MOST_TURNS_AT_ONCE, Learner, critic_updater
 from rl.losses import token_entropy, token_kl
 from rl.means import Means
 from rl.networks import Critic
+from rl.players import Player
 from rl.rollout import Rollout, select
 
 MOST_REPLACEMENTS = 4
@@ -37,7 +35,7 @@ class PolicyTask:
         model: the policy's language model.
         reference: the policy at the start, for the distance from it; frozen.
         critic: expects returns; None where the algorithm needs none.
-        interface: between the environment's text and the model's tokens.
+        player: lets the policy play.
         config: the run.
         runtime: device and precision.
     """
@@ -47,57 +45,37 @@ class PolicyTask:
         model: Any,
         reference: Any,
         critic: Critic | None,
-        interface: TextInterface,
+        player: Player,
         config: PolicyConfig,
         runtime: Runtime,
     ) -> None:
         self.config = config
         self.runtime = runtime
-        self.interface = interface
+        self.player = player
         self.algorithm = build_algorithm(config)
         self.model = Updater(model, config.optim, runtime, config.steps)
         self.critic = critic_updater(critic, config, runtime) if critic is not None else None
         self.policy = self._policy(self.model.module)
         self.reference = self._policy(reference.to(runtime.device).requires_grad_(False))
-        self.pool = EnvironmentPool(config.env, config.env_kwargs)
-        self.evaluation_pool = EnvironmentPool(config.env, config.env_kwargs)
-        self.optimum, self.chance = (
-            known_return(self.pool.first(1)[0], name) for name in ("optimal_return", "random_return")
-        )
         self.learner = Learner(
             self.policy, self.algorithm, config, runtime, model=self.model, critic=self.critic,
-            reference=self.reference, optimum=self.optimum,
-            longest=(interface.max_action_tokens, interface.max_action_tokens * config.max_turns),
+            reference=self.reference, optimum=player.optimum, longest=(player.max_new_tokens, player.longest_episode),
         )  # fmt: skip
 
     def _policy(self, model: nn.Module) -> LanguageModelPolicy:
         return LanguageModelPolicy(
             model,  # type: ignore[arg-type]
-            max_new_tokens=self.interface.max_action_tokens,
-            eos_id=self.interface.stop_id,
+            max_new_tokens=self.player.max_new_tokens,
+            eos_id=self.player.stop_id,
             temperature=self.config.temperature,
         )
 
     def play(
-        self,
-        seeds: Sequence[EpisodeSeed],
-        *,
-        policy: LanguageModelPolicy | None = None,
-        pool: EnvironmentPool | None = None,
-        greedy: bool = False,
+        self, seeds: Sequence[EpisodeSeed], *, policy: LanguageModelPolicy | None = None, greedy: bool = False
     ) -> Rollout:
         """Play episodes with the present policy, or another one."""
         with self.runtime.autocast():
-            return collect(
-                policy or self.policy,
-                self.interface,
-                (pool or self.pool).first(len(seeds)),
-                seeds,
-                max_turns=self.config.max_turns,
-                history=self.config.context == "history",
-                mask_illegal=self.config.mask_illegal,
-                greedy=greedy,
-            )
+            return self.player.play(policy or self.policy, seeds, greedy=greedy)
 
     def train_step(self, batch: Sequence[EpisodeSeed]) -> Mapping[str, float]:
         """Play one episode per seed, then update policy and critic on them.
@@ -154,14 +132,14 @@ class PolicyTask:
         token, over the whole vocabulary); greedy play the same with `_greedy` for the first three.
         """
         sampled, greedy = self.evaluation_rollout(), self.evaluation_rollout(greedy=True)
-        scores = {name: score.value for name, score in Episodes.of(sampled).scores(self.optimum).items()}
-        best = Episodes.of(greedy).scores(self.optimum)
+        scores = {name: score.value for name, score in Episodes.of(sampled).scores(self.player.optimum).items()}
+        best = Episodes.of(greedy).scores(self.player.optimum)
         scores |= {f"{name}_greedy": best[name].value for name in ("return", "regret", "solved") if name in best}
         return scores | self._spread(sampled)
 
     def evaluation_rollout(self, *, policy: LanguageModelPolicy | None = None, greedy: bool = False) -> Rollout:
         """The evaluation's episodes, played by the present policy or another one."""
-        return self.play(self.evaluation_seeds(), policy=policy, pool=self.evaluation_pool, greedy=greedy)
+        return self.play(self.evaluation_seeds(), policy=policy, greedy=greedy)
 
     def evaluation_seeds(self) -> list[EpisodeSeed]:
         """The episodes of every evaluation."""
@@ -186,9 +164,9 @@ class PolicyTask:
     def bounds(self, mean_return: float) -> dict[str, float]:
         """Where a return stands between random play and the optimum, as far as the environment knows them."""
         found = {}
-        if self.optimum is not None:
-            found = {"return/optimum": self.optimum, "regret": self.optimum - mean_return}
-        return found if self.chance is None else {**found, "return/random": self.chance}
+        if self.player.optimum is not None:
+            found = {"return/optimum": self.player.optimum, "regret": self.player.optimum - mean_return}
+        return found if self.player.chance is None else {**found, "return/random": self.player.chance}
 
     def state_dict(self) -> dict[str, Any]:
         """Updaters and counters. The reference is the start, which `build` makes again."""

@@ -13,14 +13,14 @@ from core.text.tokenizer import Tokenizer
 from core.training import distributed, loop
 from core.training.log import write_samples
 from core.training.trainer import Trainer
-from rl.algorithms import ALGORITHMS
-from rl.collect import collect
+from rl.algorithms import build_algorithm
 from rl.config import PolicyConfig
-from rl.environments import EnvironmentPool, known_return, make_environment
+from rl.environments import EnvironmentPool
 from rl.episodes import TRAINING, EpisodeSeed, EpisodeSeeds
 from rl.evaluation import Episodes, as_row, play_randomly
-from rl.interface import TextInterface, text_spaces
-from rl.networks import build_networks
+from rl.exact import TabularPolicy, table_of
+from rl.networks import build_policy
+from rl.players import EnvironmentPlayer, Player
 from rl.rollout import Rollout
 from rl.task import PolicyTask
 
@@ -38,7 +38,8 @@ class PolicyTrainer(Trainer):
     def build(self) -> tuple[PolicyTask, EpisodeSeeds]:
         """Make the policy, the critic where the algorithm wants one, and the source of episodes."""
         config = self.config
-        seeds = EpisodeSeeds(config.seed, config.batch_size)
+        algorithm = build_algorithm(config)
+        seeds = EpisodeSeeds(config.seed, config.batch_size, algorithm.group_size)
         pieces = config.optim.accumulate * config.minibatches
         share = config.batch_size // distributed.world()
         if share < pieces:
@@ -46,14 +47,13 @@ class PolicyTrainer(Trainer):
                 f"{share} episodes a step and process are too few for {pieces} pieces (minibatches x accumulate): "
                 "raise batch_size"
             )
-        env = make_environment(config.env, config.env_kwargs)
-        model, critic, interface = build_networks(config, env, critic=ALGORITHMS[config.algorithm](config).critic)
-        return PolicyTask(model, copy.deepcopy(model), critic, interface, config, self.runtime), seeds
+        model, critic, player = build_policy(config, critic=algorithm.critic)
+        return PolicyTask(model, copy.deepcopy(model), critic, player, config, self.runtime), seeds
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The policy's tokenizer."""
-        return self.task.interface.tokenizer
+        return self.task.player.tokenizer
 
     def play(
         self,
@@ -76,34 +76,28 @@ class PolicyTrainer(Trainer):
         Raises:
             ValueError: the environment cannot be made, or its texts are not in the policy's vocabulary.
         """
-        pool = self._pool(env, env_kwargs)
-        task = self.task
-        spaces = text_spaces(pool.first(1)[0])
-        interface = TextInterface(self.tokenizer, *spaces, vocab_size=task.interface.vocab_size)
+        player, task = self._player(env, env_kwargs), self.task
         policy = copy.copy(task.policy)
-        policy.max_new_tokens, policy.eos_id = interface.max_action_tokens, interface.stop_id
+        policy.max_new_tokens, policy.eos_id = player.max_new_tokens, player.stop_id
         with loop.undisturbed(task), self.runtime.autocast():
-            return collect(
-                policy,
-                interface,
-                pool.first(episodes),
-                [EpisodeSeed.derive(seed, TRAINING, number) for number in range(episodes)],
-                max_turns=self.config.max_turns,
-                history=self.config.context == "history",
-                mask_illegal=self.config.mask_illegal,
-                greedy=greedy,
-            )
+            seeds = [EpisodeSeed.derive(seed, TRAINING, number) for number in range(episodes)]
+            return player.play(policy, seeds, greedy=greedy)
 
     def known_returns(self, env: str | None = None, env_kwargs: Mapping[str, Any] | None = None) -> dict[str, float]:
         """`optimum` and `random`, exact, as far as the environment declares them. Arguments as in `play`."""
-        made = self._pool(env, env_kwargs).first(1)[0]
-        values = {"optimum": known_return(made, "optimal_return"), "random": known_return(made, "random_return")}
+        player = self._player(env, env_kwargs)
+        values = {"optimum": player.optimum, "random": player.chance}
         return {name: value for name, value in values.items() if value is not None}
 
-    def _pool(self, env: str | None, env_kwargs: Mapping[str, Any] | None) -> EnvironmentPool:
+    def _player(self, env: str | None, env_kwargs: Mapping[str, Any] | None) -> Player:
+        """The run's own, or one in another environment."""
+        own = self.task.player
+        if env is None and env_kwargs is None:
+            return own
         if env_kwargs is None:
             env_kwargs = self.config.env_kwargs if env in (None, self.config.env) else {}
-        return EnvironmentPool(env or self.config.env, env_kwargs)
+        pool = EnvironmentPool(env or self.config.env, env_kwargs)
+        return EnvironmentPlayer(self.config, pool, own.tokenizer, self.task.model.module.vocab_size)  # type: ignore[arg-type]
 
     def sample(self, num_samples: int) -> Sequence[dict[str, Any]]:
         """Transcripts of sampled episodes, with `transcript`, `reward` and `ok`; torch's generator gives the seed."""
@@ -114,11 +108,10 @@ class PolicyTrainer(Trainer):
         """Write transcripts of the evaluation's first episodes."""
         count = min(self.config.sample_episodes, self.config.eval_episodes)
         if count:
-            seeds = task.evaluation_seeds()[:count]
-            write_samples(folder, step, self._described(task.play(seeds, pool=task.evaluation_pool)))
+            write_samples(folder, step, self._described(task.play(task.evaluation_seeds()[:count])))
 
     def _described(self, rollout: Rollout) -> list[dict[str, Any]]:
-        optimum = known_return(self.task.pool.first(1)[0], "optimal_return")
+        optimum = self.task.player.optimum
         rows: list[dict[str, Any]] = []
         for number, reward in enumerate(rollout.returns_E.tolist()):
             row: dict[str, Any] = {"transcript": rollout.transcript(number), "reward": round(reward, 6)}
@@ -129,31 +122,55 @@ class PolicyTrainer(Trainer):
 
     def report_sections(self) -> dict[str, Any]:
         """Scores of random play, of the policy before and after training, and the optimum, on the same episodes."""
-        task = self.task
-        envs = task.evaluation_pool.first(self.config.eval_episodes)
-        optimum, chance = (known_return(envs[0], name) for name in ("optimal_return", "random_return"))
+        task, player = self.task, self.task.player
+        optimum = player.optimum
         with loop.undisturbed(task):
             played = {
                 "before RL": task.evaluation_rollout(policy=task.reference),
                 "model": task.evaluation_rollout(),
                 "model, greedy": task.evaluation_rollout(greedy=True),
             }
-        rows = [
-            as_row(
-                "random", play_randomly(envs, task.evaluation_seeds(), max_turns=self.config.max_turns).scores(optimum)
-            )
-        ]
+        rows = []
+        if isinstance(player, EnvironmentPlayer):
+            seeds = task.evaluation_seeds()
+            chance = play_randomly(player.pool.first(len(seeds)), seeds, max_turns=self.config.max_turns)
+            rows.append(as_row("random", chance.scores(optimum)))
         rows += [as_row(name, Episodes.of(rollout).scores(optimum)) for name, rollout in played.items()]
+        what = (
+            self.config.env if self.config.prompts is None else f"one turn each, prompts of {self.config.prompts.name}"
+        )
         notes = [
-            f"{self.config.eval_episodes} episodes of {self.config.env} each, the same for every row; 95 % intervals "
-            "(normal for means, Wilson for shares)."
+            f"{self.config.eval_episodes} episodes of {what}, the same for every row; 95 % intervals (normal for "
+            "means, Wilson for shares)."
         ]
+        rows += self._exact_rows()
         if optimum is not None:
             rows.append({"name": "optimum", "return": optimum, "regret": 0.0})
-            notes.append(
-                f"Exact expected return: optimum {optimum:.4f}" + ("." if chance is None else f", random {chance:.4f}.")
-            )
+            known = "" if player.chance is None else f", random {player.chance:.4f}"
+            notes.append(f"Exact expected return: optimum {optimum:.4f}{known}.")
         return {"rows": rows, "notes": notes}
+
+    def _exact_rows(self) -> list[dict[str, Any]]:
+        """Exact expected returns, where the environment can be enumerated and the policy sees its state."""
+        task, player = self.task, self.task.player
+        if (
+            not isinstance(player, EnvironmentPlayer)
+            or self.config.context == "history"
+            or not self.config.mask_illegal
+        ):
+            return []
+        table = table_of(player.env)
+        if table is None or self.config.max_turns < table.horizon:
+            return []
+        known: dict[str, float] = {}
+        for name, policy in (("before RL", task.reference), ("model", task.policy)):
+            exact = TabularPolicy(policy, player.interface, table).scores()
+            known[f"{name} (exact)"] = exact.sampled
+            if player.max_new_tokens == 1:
+                known[f"{name}, greedy (exact)"] = exact.greedy
+        best = player.optimum
+        regrets = {name: {} if best is None else {"regret": best - value} for name, value in known.items()}
+        return [{"name": name, "return": value, **regrets[name]} for name, value in known.items()]
 
     def export_parts(self) -> tuple[Any, Tokenizer]:
         """The policy's language model and tokenizer, for `trillium export`."""

@@ -109,7 +109,7 @@ def encode_chat(
     """
     template = template or tokenizer.chat_template or CHATML
     if not allow_special:
-        _refuse_special(tokenizer, messages)
+        refuse_special(tokenizer, messages)
     variables = {**_special_spellings(tokenizer), **variables}
 
     def text(count: int, prompt: bool) -> str:
@@ -144,7 +144,7 @@ def encode_prompt(tokenizer: HFTokenizer, messages: Sequence[Message]) -> list[i
     Raises:
         ChatError: malformed messages, or one that spells a special token.
     """
-    _refuse_special(tokenizer, messages)
+    refuse_special(tokenizer, messages)
     template = tokenizer.chat_template or CHATML
     text = render(messages, template=template, add_generation_prompt=True, **_special_spellings(tokenizer))
     return tokenizer.encode(text, special=True)
@@ -166,13 +166,59 @@ def _prefix_length(tokenizer: HFTokenizer, text: str, ids: list[int], turn: int)
     return len(prefix)
 
 
+def answer_end(tokenizer: HFTokenizer) -> int:
+    """Id of the token with which the assistant ends its turn, by the tokenizer's template.
+
+    Raises:
+        ChatError: the template writes no special token there.
+    """
+    ids = tokenizer.encode(after_answer(tokenizer, []), special=True)
+    if not ids or ids[0] not in turn_ends(tokenizer):
+        raise ChatError(
+            "the chat template ends the assistant's turn with no special token, so an answer would never end; use "
+            "another template"
+        )
+    return ids[0]
+
+
+def after_answer(tokenizer: HFTokenizer, messages: Sequence[Message]) -> str:
+    """What the template writes after an answer of the assistant, when these messages follow it.
+
+    Args:
+        tokenizer: its own template is used, ChatML where it has none.
+        messages: what is said next; with some, the text goes up to the words that open the assistant's next turn.
+
+    Raises:
+        ChatError: the template changes what the assistant said, or a message spells a special token.
+    """
+    refuse_special(tokenizer, messages)
+    said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}, *messages]
+    text = render(
+        said, template=tokenizer.chat_template or CHATML, add_generation_prompt=bool(messages),
+        **_special_spellings(tokenizer),
+    )  # fmt: skip
+    _, mark, rest = text.rpartition(_ANSWER)
+    if not mark:
+        raise ChatError("the chat template changes what the assistant said; use another template")
+    return rest
+
+
+_ANSWER = "\N{SYMBOL FOR UNIT SEPARATOR}"
+"""Stands for an answer that the template puts between its words."""
+
+
 def turn_ends(tokenizer: HFTokenizer) -> frozenset[int]:
     """Ids that end a turn: what ends a text, and ChatML's end of a message."""
     end = tokenizer.token_to_id("<|im_end|>")
     return frozenset((*tokenizer.stop_ids, *(() if end is None else (end,))))
 
 
-def _refuse_special(tokenizer: HFTokenizer, messages: Sequence[Message]) -> None:
+def refuse_special(tokenizer: HFTokenizer, messages: Sequence[Message]) -> None:
+    """Refuse messages that spell a special token, and could so speak in another role.
+
+    Raises:
+        ChatError: one does.
+    """
     spellings = tokenizer.special_tokens()
     for number, message in enumerate(messages):
         for text in _strings(message.get("content") if isinstance(message, Mapping) else None):

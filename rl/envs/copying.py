@@ -1,13 +1,14 @@
-"""Copy a word: one turn, and the smallest task in which a language model must read its prompt."""
+"""Copy a word as it is, backwards or sorted: the smallest tasks in which a language model must read its prompt."""
 
-from collections.abc import Hashable
+from typing import Unpack
 
 from gymnasium.spaces import Text
 
-from rl.envs.text import TextEnv
+from rl.envs.answers import AnswerEnv, check_alphabet
+from rl.envs.text import Limits
 
 
-class CopyEnv(TextEnv):
+class CopyEnv(AnswerEnv):
     """The observation is a random word and a colon (`abca:`); the action should be the same word.
 
     Reward: with `dense`, the fraction of letters in their right places; else 1 for the whole word and 0 otherwise.
@@ -16,49 +17,39 @@ class CopyEnv(TextEnv):
         length: letters of the word.
         alphabet: different letters that words are drawn from, uniformly; no colon.
         dense: reward every right letter.
-        max_invalid: attempts at a text that is not `length` letters of the alphabet.
-        invalid_penalty: cost of such a text.
-        render_mode: `ansi` or None.
+        limits: `max_invalid`, attempts at a text that is not `length` letters of the alphabet, by default 1;
+            `invalid_penalty`, cost of such a text; `render_mode`.
     """
 
     def __init__(
-        self,
-        *,
-        length: int = 4,
-        alphabet: str = "abcd",
-        dense: bool = True,
-        max_invalid: int = 1,
-        invalid_penalty: float = 0.1,
-        render_mode: str | None = None,
+        self, *, length: int = 4, alphabet: str = "abcd", dense: bool = True, **limits: Unpack[Limits]
     ) -> None:
         if length < 1:
             raise ValueError(f"length must be >= 1, got {length}")
-        if not alphabet or len(set(alphabet)) != len(alphabet) or ":" in alphabet:
-            raise ValueError(f"alphabet must be different letters without a colon, got {alphabet!r}")
-        super().__init__(
-            observation_space=Text(length + 1, min_length=length + 1, charset=alphabet + ":"),
-            action_space=Text(length, min_length=length, charset=alphabet),
-            horizon=None,
-            max_invalid=max_invalid,
-            invalid_penalty=invalid_penalty,
-            render_mode=render_mode,
-        )
+        check_alphabet(alphabet)
+        questions = Text(length + 1, min_length=length + 1, charset=alphabet + ":")
+        super().__init__(questions=questions, answer_length=length, answer_alphabet=alphabet, dense=dense, **limits)
         self.alphabet = alphabet
         self.length = length
-        self.dense = dense
-        self.optimal_return = 1.0
-        self.random_return = 1 / len(alphabet) if dense else len(alphabet) ** -length
-        self._word = alphabet[0] * length
 
-    def _start(self) -> None:
-        self._word = "".join(self.alphabet[i] for i in self.np_random.integers(len(self.alphabet), size=self.length))
+    def _ask(self) -> tuple[str, str]:
+        word = "".join(self.alphabet[i] for i in self.np_random.integers(len(self.alphabet), size=self.length).tolist())
+        return word + ":", self._changed(word)
 
-    def _observe(self) -> str:
-        return self._word + ":"
+    def _changed(self, word: str) -> str:
+        """What should be answered."""
+        return word
 
-    def _act(self, action: str) -> tuple[float, bool]:
-        right = sum(wanted == given for wanted, given in zip(self._word, action, strict=True))
-        return (right / self.length if self.dense else float(right == self.length)), True
 
-    def _state_key(self) -> Hashable:
-        return self._word
+class ReverseEnv(CopyEnv):
+    """The action should be the word backwards. Arguments and reward as in `CopyEnv`."""
+
+    def _changed(self, word: str) -> str:
+        return word[::-1]
+
+
+class SortEnv(CopyEnv):
+    """The action should be the word's letters in the order of the alphabet. Arguments and reward as in `CopyEnv`."""
+
+    def _changed(self, word: str) -> str:
+        return "".join(sorted(word, key=self.alphabet.index))

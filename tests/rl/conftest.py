@@ -12,8 +12,7 @@ from core.config import ModelConfig, OptimConfig
 from core.training.runtime import Runtime
 from core.training.state import seed_everything
 from rl.config import PolicyConfig
-from rl.environments import make_environment
-from rl.networks import build_networks
+from rl.networks import build_policy
 from rl.task import PolicyTask
 
 TINY = ModelConfig(width=16, num_layers=1, num_heads=1, max_length=64)
@@ -78,10 +77,10 @@ def make_task(config):
         run = dataclasses.replace(config, **changes)
         seed_everything(run.seed)
         critic = run.algorithm == "ppo"
-        model, value, interface = build_networks(run, make_environment(run.env, run.env_kwargs), critic=critic)
+        model, value, player = build_policy(run, critic=critic)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=noise)
-        return PolicyTask(model, copy.deepcopy(model), value, interface, run, Runtime(torch.device("cpu")))
+        return PolicyTask(model, copy.deepcopy(model), value, player, run, Runtime(torch.device("cpu")))
 
     return make

@@ -150,12 +150,20 @@ def test_greedy_play_is_a_baseline():
 
 
 def test_turns_are_compared_with_the_same_turn_of_the_others():
-    """Returns to go: [6, 5, 3], [5, 4], [2]. In turn 3 nobody else is left: what there was in turn 2 is the baseline."""
+    """Returns to go: [6, 5, 3], [5, 4], [2]. In turn 3 nobody else is left, so that the baseline of turn 2 stays."""
     rows = credit([[1.0, 2.0, 3.0], [1.0, 4.0], [2.0]])
     found = return_advantages(1.0, baseline="leave_one_out")(rows).advantage_EJ
     assert found.tolist() == [[6 - 3.5, 5 - 4.0, 3 - 4.0], [5 - 4.0, 4 - 5.0, 0.0], [2 - 5.5, 0.0, 0.0]]
     whole = return_advantages(1.0, baseline="leave_one_out", by_turn=False)(rows).advantage_EJ
     assert whole.tolist() == [[2.5, 2.5, 2.5], [1.0, 1.0, 0.0], [-3.5, 0.0, 0.0]]
+
+
+def test_equal_returns_whose_rewards_came_at_other_times_stay_in_scale():
+    """Both episodes are worth 1: the group's deviation of returns is 0, that of its turns is not."""
+    found = return_advantages(1.0, baseline="mean", scaled=True)(credit([[1.0, 0.0], [0.0, 1.0]])).advantage_EJ
+    # Second turns: 0 and 1 are compared with 1/2; of the four turns' -0, -1/2, 0, 1/2 the deviation is sqrt(1/6).
+    side = 0.5 / ((1 / 6) ** 0.5 + 1e-4)
+    torch.testing.assert_close(found, torch.tensor([[0.0, -side], [0.0, side]], dtype=torch.float64))
 
 
 def test_tokens_of_a_turn_are_compared_alike():

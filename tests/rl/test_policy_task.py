@@ -9,8 +9,8 @@ import torch
 
 from rl.algorithms import ALGORITHMS
 from rl.episodes import TRAINING, EpisodeSeed
-from rl.rollout import select
 from rl.learner import NothingToLearn, SamplerMismatch
+from rl.rollout import select
 
 LAKE = {"env": "trillium/FrozenLake-v0", "env_kwargs": {"horizon": 6}}
 COUNTING = {"env": "tests/Counting-v0", "env_kwargs": {"length": 3, "longest": 2}}

@@ -67,8 +67,11 @@ def test_a_run_leaves_scores_rows_and_transcripts(config):
     stored = json.loads((config.out / "eval.json").read_text())
     assert stored["metrics"] == pytest.approx(scores)
     rows = {row["name"]: row for row in stored["rows"]}
-    assert list(rows) == ["random", "before RL", "model", "model, greedy", "optimum"]
+    exact = [f"{name} (exact)" for name in ("before RL", "before RL, greedy", "model", "model, greedy")]
+    assert list(rows) == ["random", "before RL", "model", "model, greedy", *exact, "optimum"]
     assert rows["optimum"]["return"] == 1
+    assert rows["model (exact)"]["regret"] == pytest.approx(1 - rows["model (exact)"]["return"])
+    assert 0 <= rows["model (exact)"]["return"] <= 1
     for name in ("random", "before RL", "model"):
         cell = rows[name]["return"]
         assert cell["low"] <= cell["value"] <= cell["high"]
@@ -140,9 +143,16 @@ def test_an_environment_without_a_known_optimum_needs_nothing_but_text(config):
 
 
 def test_an_environment_that_reads_no_text_is_refused_before_anything_is_written(config):
-    with pytest.raises(EnvironmentMismatch, match="wrap the environment"):
-        train(config, env="FrozenLake-v1")
+    with pytest.raises(ValueError, match="cannot make the environment 'Pendulum-v1'"):
+        train(config, env="Pendulum-v1")
     assert not config.out.exists()
+
+
+def test_an_environment_of_gymnasium_is_played_as_text(config):
+    trainer, _ = train(config, env="FrozenLake-v1", max_turns=5)
+    transcript = trainer.sample(1)[0]["transcript"]
+    assert transcript[0]["text"].startswith("0")
+    assert transcript[1]["text"] in {"0", "1", "2", "3"}
 
 
 def test_a_policy_starts_from_a_hugging_face_folder(config, tmp_path):
@@ -186,7 +196,7 @@ def test_gymnasium_wrappers_keep_the_known_returns(config):
     trainer, scores = train(config, env="tests/Limited-v0", steps=1)
     assert "regret" in scores
     assert max(torch.bincount(trainer.play(episodes=8).episode_N)) <= 4
-    assert isinstance(trainer.task.interface.action_space, Text)
+    assert isinstance(trainer.task.player.interface.action_space, Text)
 
 
 def test_wilsons_interval_by_hand():
@@ -216,7 +226,7 @@ def test_the_play_command(config, capsys):
         (["nothing-here"], "no such folder"),
         (["RUN", "nowhere/Nothing-v0"], "cannot make the environment"),
         (["RUN", "trillium/Copy-v0"], "vocabulary lacks"),
-        (["RUN", "FrozenLake-v1"], "wrap the environment"),
+        (["RUN", "Pendulum-v1"], "cannot make the environment"),
         (["RUN", "--env-kwargs", "{"], "--env-kwargs"),
         (["RUN", "--env-kwargs", "[1]"], "--env-kwargs"),
         (["RUN", "-n", "0"], "above 0"),

@@ -33,7 +33,7 @@ def test_sampled_probabilities_are_those_that_training_computes(make_task, game,
 def test_a_masked_distribution_is_renormalised(make_task):
     task = make_task(**LAKE)
     rollout = task.play(seeds(6))
-    actions = task.interface.tokenizer.encode("LDRU")
+    actions = task.player.interface.tokenizer.encode("LDRU")
     hidden = task.policy.hidden(rollout.contexts, rollout.samples)
     probability = task.policy.distribution(hidden, rollout.allowed_NTV()).softmax(-1)[:, 0]
     torch.testing.assert_close(probability[:, actions].sum(-1), torch.ones(len(rollout.turns)))
@@ -57,7 +57,7 @@ def test_the_record_of_a_game(make_task):
             assert (turn.reward, turn.terminated, turn.truncated) == (reward, terminated, truncated)
             assert (terminated or truncated) == (number == len(turns) - 1)
         assert rollout.final_observations[episode] == observation
-        assert rollout.final_contexts[episode] == task.interface.start(observation)
+        assert rollout.final_contexts[episode] == task.player.interface.start(observation)
         assert rollout.truncated_E[episode] == turns[-1].truncated
     lengths = torch.bincount(rollout.episode_N).tolist()
     assert rollout.turn_N.tolist() == [n for length in lengths for n in range(length)]
@@ -72,7 +72,7 @@ def test_rewards_stand_on_the_last_token_of_their_turn_the_end_token_included(ma
     assert mask.sum(1).unique().tolist() == [1, 2, 3]
     torch.testing.assert_close(rewards[torch.arange(len(mask)), last], rollout.reward_N)
     torch.testing.assert_close(rewards.sum(1), rollout.reward_N)
-    ended = rollout.samples.tokens_BT[torch.arange(len(mask)), last] == task.interface.stop_id
+    ended = rollout.samples.tokens_BT[torch.arange(len(mask)), last] == task.player.interface.stop_id
     assert ended.equal(rollout.samples.finished_B)
     assert ended.any()
     assert (rollout.samples.logprobs_BT[torch.arange(len(mask)), last] < 0).all()
@@ -108,7 +108,7 @@ def test_history_only_ever_grows(make_task):
         if rollout.episode_N[n] != rollout.episode_N[n - 1]:
             continue
         seen = rollout.contexts[n - 1] + answers[n - 1]
-        assert rollout.contexts[n] == seen + task.interface.tokenizer.encode(rollout.turns[n].observation)
+        assert rollout.contexts[n] == seen + task.player.interface.tokenizer.encode(rollout.turns[n].observation)
 
 
 def test_a_turn_limit_truncates(make_task):
@@ -142,11 +142,10 @@ def test_legal_actions_of_several_tokens(make_task):
     assert {turn.action for turn in rollout.turns} == {"++-", "-"}
 
 
-def test_collecting_needs_episodes_and_environments(make_task):
+def test_collecting_needs_episodes(make_task):
     task = make_task()
-    for envs, episodes in ((task.pool.first(1), []), (task.pool.first(1), seeds(2))):
-        with pytest.raises(ValueError, match="at least one episode"):
-            collect(task.policy, task.interface, envs, episodes, max_turns=1)
+    with pytest.raises(ValueError, match="give at least one seed"):
+        collect(task.policy, task.player.interface, task.player.pool, [], max_turns=1)
 
 
 def test_seeds_of_different_purposes_and_numbers_differ():
