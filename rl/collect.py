@@ -3,10 +3,12 @@
 Shape suffixes: B = episodes that still go on, N = turns, T = tokens of a turn, V = vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +77,67 @@ def collect(
     Returns:
         The episodes, on the device of the policy's samples.
     """
+    legal_tokens = LegalTokens(interface)
+    conversation = Conversation(policy.model) if history else None
+
+    def answers(active: Sequence[_Episode]) -> list[_Answer]:
+        return _answers(policy, conversation, legal_tokens, active, mask_illegal, greedy)
+
+    keep = None if conversation is None else conversation.keep
+    with decoding(policy.model), policy.remembering():
+        episodes = _play(interface, pool, seeds, answers, keep, max_turns=max_turns, history=history)
+    return _record(episodes, legal_tokens, list(seeds), next(iter(policy.model.parameters())).device)
+
+
+def demonstrate(
+    act: Callable[[gymnasium.Env[Any, Any], Sequence[str] | None, np.random.Generator], str],
+    interface: TextInterface,
+    pool: EnvironmentPool,
+    seeds: Sequence[EpisodeSeed],
+    *,
+    max_turns: int,
+    history: bool,
+    device: torch.device,
+) -> Rollout:
+    """Episodes that something else plays, as a rollout of a policy that said the same with certainty.
+
+    Args:
+        act: the environment, its legal actions (None where it lists none) and a source of randomness → action.
+        interface: between text and tokens.
+        pool: copies of the environment in this process.
+        seeds: the episodes to play.
+        max_turns: turns after which an episode is truncated.
+        history: contexts are all of the episode so far.
+        device: of the rollout.
+    """
+    envs = pool.first(len(seeds))
+    chances = [np.random.default_rng(seed.sampling) for seed in seeds]
+    stop = [] if interface.stop_id is None else [interface.stop_id]
+
+    def answers(active: Sequence[_Episode]) -> list[_Answer]:
+        found = []
+        for episode in active:
+            action = act(envs[episode.row], episode.info.get("legal_actions"), chances[episode.row])
+            tokens = [*interface.tokenizer.encode(action), *stop]
+            count = len(tokens)
+            found.append(_Answer(episode.context, tokens, [0.0] * count, bool(stop), [0] * count))
+        return found
+
+    episodes = _play(interface, pool, seeds, answers, None, max_turns=max_turns, history=history)
+    return _record(episodes, LegalTokens(interface), list(seeds), device)
+
+
+def _play(
+    interface: TextInterface,
+    pool: EnvironmentPool,
+    seeds: Sequence[EpisodeSeed],
+    answers: Callable[[Sequence[_Episode]], list[_Answer]],
+    keep: Callable[[Sequence[int]], None] | None,
+    *,
+    max_turns: int,
+    history: bool,
+) -> list[_Episode]:
+    """The loop itself; `keep` is told which of the active episodes go on."""
     if not seeds:
         raise ValueError("there are no episodes to play: give at least one seed")
     episodes = []
@@ -82,21 +145,18 @@ def collect(
     for row, (seed, (observation, info)) in enumerate(zip(seeds, started)):
         start = interface.start(observation)
         episodes.append(_Episode(row, seed.generator(), observation, info, start, start))
-    legal_tokens = LegalTokens(interface)
-    conversation = Conversation(policy.model) if history else None
     active = episodes
-    with decoding(policy.model), policy.remembering():
-        while active:
-            answers = _answers(policy, conversation, legal_tokens, active, mask_illegal, greedy)
-            actions = [interface.action(answer.tokens) for answer in answers]
-            outcomes = pool.step({episode.row: action for episode, action in zip(active, actions)})
-            for episode, answer, action in zip(active, answers, actions):
-                _write_down(episode, answer, action, outcomes[episode.row], interface, max_turns, history)
-            going = [row for row, episode in enumerate(active) if not episode.done]
-            if conversation is not None and going:
-                conversation.keep(going)
-            active = [active[row] for row in going]
-    return _record(episodes, legal_tokens, list(seeds), next(iter(policy.model.parameters())).device)
+    while active:
+        said = answers(active)
+        actions = [interface.action(answer.tokens) for answer in said]
+        outcomes = pool.step({episode.row: action for episode, action in zip(active, actions)})
+        for episode, answer, action in zip(active, said, actions):
+            _write_down(episode, answer, action, outcomes[episode.row], interface, max_turns, history)
+        going = [row for row, episode in enumerate(active) if not episode.done]
+        if keep is not None and going:
+            keep(going)
+        active = [active[row] for row in going]
+    return episodes
 
 
 def _answers(

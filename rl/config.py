@@ -58,6 +58,10 @@ class PolicyConfig(RunConfig):
     """Where the environment lists its legal actions, no other text can be drawn."""
     max_turns: int = 100
     """Turns after which an episode is truncated, if the environment has not ended it before."""
+    clone_steps: int = 0
+    """First steps of the run, in which the policy learns to act as it is shown; its start is what they leave."""
+    clone: Literal["random", "optimal"] = "random"
+    """What is shown: uniformly random legal actions, which teach the form alone, or optimal play where it is known."""
     temperature: float = 1.0
     """Divides the logits, in sampling and in scoring alike."""
     gamma: float = 1.0
@@ -147,6 +151,10 @@ class PolicyConfig(RunConfig):
             self.prompts is None or self.init_from is not None,
             "prompts need a model that can read: set init_from to a Hugging Face folder, .gguf file or run",
         )
+        require(
+            self.clone_steps == 0 or self.prompts is None,
+            "clone_steps needs an environment to show play of, not prompts",
+        )
         require(self.env_workers >= 0, f"env_workers must be >= 0, got {self.env_workers}")
         require(bool(self.env), "env must be the id of an environment, got an empty one")
         for name in ("max_turns", "max_new_tokens", "epochs", "minibatches", "eval_episodes"):
@@ -162,7 +170,7 @@ class PolicyConfig(RunConfig):
         for name in (*finite, "unfinished_penalty"):
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
-        for name in ("group_size", "aggregate_length", "overlong_tokens", "max_noop_steps"):
+        for name in ("group_size", "aggregate_length", "overlong_tokens", "max_noop_steps", "clone_steps"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require(self.kl_target == 0 or self.kl_coef > 0, "kl_target needs a kl_coef above 0 to start from, got 0")
         require(

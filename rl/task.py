@@ -14,6 +14,7 @@ from core.training.runtime import Runtime
 from core.training.update import Updater
 from rl.advantages import group_deviation
 from rl.algorithms import build_algorithm
+from rl.cloning import Cloning
 from rl.config import PolicyConfig
 from rl.episodes import EVALUATION, REPLACING, EpisodeSeed
 from rl.evaluation import Episodes
@@ -57,6 +58,8 @@ class PolicyTask:
         self.critic = critic_updater(critic, config, runtime) if critic is not None else None
         self.policy = self._policy(self.model.module)
         self.reference = self._policy(reference.to(runtime.device).requires_grad_(False))
+        self.step = 0
+        self.cloning = Cloning(player, config, runtime) if config.clone_steps else None  # type: ignore[arg-type]
         self.learner = Learner(
             self.policy, self.algorithm, config, runtime, model=self.model, critic=self.critic,
             reference=self.reference, optimum=player.optimum, longest=(player.max_new_tokens, player.longest_episode),
@@ -84,6 +87,13 @@ class PolicyTask:
             SamplerMismatch: the sampler and the first update disagree about probabilities.
             NothingToLearn: for many steps no episode was better than another.
         """
+        step, self.step = self.step, self.step + 1
+        if self.cloning is not None and step < self.config.clone_steps:
+            metrics = self.cloning.step(self.model, self.policy, batch)
+            if step == self.config.clone_steps - 1:
+                # The policy at the start of its own learning is what it is compared with.
+                self.reference.model.load_state_dict(self.model.module.state_dict())  # type: ignore[attr-defined]
+            return metrics
         rollout, replaced = self.play(batch), 0
         if self.algorithm.dynamic:
             rollout, replaced = self._with_differences(rollout, batch)
@@ -169,9 +179,17 @@ class PolicyTask:
         return found if self.player.chance is None else {**found, "return/random": self.player.chance}
 
     def state_dict(self) -> dict[str, Any]:
-        """Updaters and counters. The reference is the start, which `build` makes again."""
+        """Updaters and counters. The reference is the start, which `build` makes again, unless something was cloned."""
         critic = None if self.critic is None else self.critic.state_dict()
-        return {"model": self.model.state_dict(), "critic": critic, "learner": self.learner.state_dict()}
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "critic": critic,
+            "learner": self.learner.state_dict(),
+        }
+        state["step"] = self.step
+        if self.cloning is not None:
+            state["reference"] = dict(self.reference.model.state_dict())  # type: ignore[attr-defined]
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
@@ -179,3 +197,6 @@ class PolicyTask:
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
         self.learner.load_state_dict(state["learner"])
+        self.step = state["step"]
+        if self.cloning is not None:
+            self.reference.model.load_state_dict(state["reference"])  # type: ignore[attr-defined]
