@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from core.commands.options import Parser, positive
 from core.errors import RunError
@@ -10,9 +11,13 @@ from rl.preferences.commands import pairs, reward
 
 
 def play(arguments: list[str]) -> int:
-    """Let a run's policy play episodes of an environment."""
-    parser = Parser("play", "Let the policy in a run's newest checkpoint play, and show what was said and the returns.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    """Let a run's policy, or a person, play episodes of an environment."""
+    parser = Parser(
+        "play",
+        "Let the policy in a run's newest checkpoint play, and show what was said and the returns; or play yourself: "
+        "`trillium play you ENV_ID`.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, or the word `you`")
     parser.add_argument("env", nargs="?", metavar="ENV_ID", help="Gymnasium id; by default the one it was trained on")
     parser.add_argument("--env-kwargs", type=_json_object, metavar="JSON", help="for example '{\"horizon\": 20}'")
     parser.add_argument("-n", "--episodes", type=positive, default=4, help="how many (default 4)")
@@ -23,6 +28,10 @@ def play(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.seed < 0:
         parser.error(f"argument --seed: must be >= 0, got {options.seed}")
+    if str(options.run) == "you":
+        if options.env is None:
+            parser.error("say what to play: trillium play you ENV_ID")
+        return _play_yourself(options.env, options.env_kwargs or {}, options.episodes, options.seed)
     from core.commands.training import load_run
     from rl.trainers import PolicyTrainer
 
@@ -46,6 +55,51 @@ def play(arguments: list[str]) -> int:
         against = "".join(f", {name} {value:.4g}" for name, value in known.items())
         print(f"mean return {mean:.4g} over {options.episodes} episodes{against}")
     return 0
+
+
+def _play_yourself(env: str, env_kwargs: dict[str, Any], episodes: int, seed: int) -> int:
+    """A person in the policy's place, in the same episodes; an empty line or the end of input stops."""
+    from rl.environments import EnvironmentPool, known_return
+    from rl.episodes import TRAINING, EpisodeSeed
+
+    (game,) = EnvironmentPool(env, env_kwargs).first(1)
+    returns = []
+    for number in range(episodes):
+        observation, info = game.reset(seed=EpisodeSeed.derive(seed, TRAINING, number).environment)
+        total, over = 0.0, False
+        print(f"episode {number + 1}")
+        while not over:
+            legal = info.get("legal_actions")
+            among = "" if legal is None else f" ({', '.join(legal[:_SHOWN])}{', …' if len(legal) > _SHOWN else ''})"
+            print(_picture(game, observation))
+            try:
+                action = input(f"your action{among}: ").strip()
+            except EOFError:
+                action = ""
+            if not action:
+                print("stopped")
+                return 0
+            observation, reward_, terminated, truncated, info = game.step(action)
+            total, over = total + reward_, terminated or truncated
+            print(f"  reward {reward_:g}{'' if info.get('valid', True) else ' (invalid: nothing changed)'}")
+        print(f"{_picture(game, observation)}\n  return {total:g}")
+        returns.append(total)
+    known = {"optimum": known_return(game, "optimal_return"), "random": known_return(game, "random_return")}
+    against = "".join(f", {name} {value:.4g}" for name, value in known.items() if value is not None)
+    print(f"mean return {sum(returns) / len(returns):.4g} over {episodes} episodes{against}")
+    return 0
+
+
+_SHOWN = 12
+"""Legal actions that are listed before a person's turn."""
+
+
+def _picture(game: Any, observation: str) -> str:
+    """The environment's drawing where it has one, and what a policy would read."""
+    from rl.envs.text import TextEnv
+
+    drawn = game.unwrapped.render() if isinstance(game.unwrapped, TextEnv) else None
+    return f"  {observation}" if drawn in (None, observation) else f"{drawn}\n  {observation}"
 
 
 def exact(arguments: list[str]) -> int:

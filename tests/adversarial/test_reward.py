@@ -1,5 +1,8 @@
 """The discriminator as a reward: what it says of texts, whoever wrote them."""
 
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,8 @@ def trained(out: Path, **changes) -> GANTrainer:
     settings = {"network": "lstm", "judge": "cnn"} | changes
     config = GANConfig(
         out=out, train_lines=200, held_out_lines=20, eval_samples=20, steps=30, mle_fraction=0.5, batch_size=16,
-        model=ModelConfig(width=16, num_layers=1, max_length=32), threads=1, device="cpu", discriminator_warmup=0.0,
-        **settings,
+        model=ModelConfig(width=16, num_layers=1, num_heads=1, max_length=32), threads=1, device="cpu",
+        discriminator_warmup=0.0, **settings,
     )  # fmt: skip
     trainer = GANTrainer(config, quiet=True)
     trainer.train()
@@ -79,3 +82,16 @@ def test_reward_on_a_gpu(tmp_path: Path) -> None:
     for module in (task.model, task.discriminator.module):
         module.cuda()
     torch.testing.assert_close(trainer.reward(str).score(texts).cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_example_pleases_the_discriminator(tmp_path: Path, monkeypatch, capsys) -> None:
+    trained(tmp_path / "run", network="transformer", judge="ratio")
+    example = Path(__file__).parents[2] / "examples" / "discriminator_reward.py"
+    options = ["--steps", "20", "--batch-size", "32", "--lr", "1e-2", "--kl-coef", "0"]
+    monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "run"), str(tmp_path / "after"), *options])
+    runpy.run_path(str(example), run_name="__main__")
+    before, after = (
+        float(found) for found in re.findall(r"(?:before|after): reward ([\d.]+)", capsys.readouterr().out)
+    )
+    assert after > before + 0.02
+    assert (tmp_path / "after" / "model.safetensors").is_file()

@@ -220,6 +220,28 @@ def test_the_play_command(config, capsys):
     assert len(record["transcript"]) <= 3
 
 
+def test_a_person_plays_in_the_policys_place(monkeypatch, capsys):
+    """Down, a word that is no action, and the way to the goal; then the input ends in the second episode."""
+    answers = iter(["D", "jump", "D", "R", "R", "D", "R"])
+
+    def answer(prompt):
+        assert prompt == "your action (L, D, R, U): "
+        try:
+            return next(answers)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert main(["play", "you", "trillium/FrozenLake-v0", "-n", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "[S]F F F" in said
+    assert "reward -0.1 (invalid: nothing changed)" in said
+    assert "return 0.9" in said
+    assert said.endswith("stopped\n")
+    assert main(["play", "you"]) == 2
+    assert "say what to play" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
