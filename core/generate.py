@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.interfaces import Samples
+from core.nn.linear import Linear
 from core.nn.transformer import Transformer
 from core.sampling import Sampling, choice_logits, draw, draw_projected, uniforms
 
@@ -267,7 +268,7 @@ def continue_rows(
 def _plain_head(model: CausalModel) -> nn.Linear | None:
     """The model's output projection, where it is a linear layer and nothing else."""
     head = getattr(model, "lm_head", None)
-    return head if type(head) is nn.Linear else None
+    return head if type(head) in (nn.Linear, Linear) else None
 
 
 def _seen(prompts: Sequence[Sequence[int]], num_samples: int, model: CausalModel, hidden_BD: Tensor) -> Tensor:

@@ -29,6 +29,15 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_amd_avx512() -> bool:
+    """Whether the processor is AMD's and has AVX-512."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False  # not Linux
+    return "AuthenticAMD" in text and "avx512f" in text
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

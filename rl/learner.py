@@ -147,7 +147,7 @@ class Learner:
         if self.critic is not None:
             value_NT = torch.where(mask_NT, self._values(rollout.contexts, rollout.samples), 0.0)
             bootstrap_E = self._bootstrap(rollout)
-        if self._recomputes:
+        if self._rounds and not self._single:
             own_NT = self._logprobs(self.policy, rollout)
             means.add("sampler_gap", (own_NT - behaviour_NT).abs().max())
             behaviour_NT = own_NT
@@ -192,9 +192,14 @@ class Learner:
         )  # fmt: skip
 
     @property
-    def _recomputes(self) -> bool:
-        """Whether old probabilities are those of a training pass: in bf16 sampling rounds otherwise."""
+    def _rounds(self) -> bool:
+        """Whether sampling rounds otherwise than training: then old probabilities are those of a training pass."""
         return self.runtime.dtype != torch.float32
+
+    @property
+    def _single(self) -> bool:
+        """Whether a step has one update, before which the policy's own probabilities are the old ones."""
+        return self.algorithm.epochs * self.algorithm.minibatches == 1
 
     def _overlong(self, rollout: Rollout) -> Tensor:
         """penalty_NT, on the last token of responses that are nearly too long, as DAPO's soft punishment."""
@@ -313,6 +318,9 @@ class Learner:
         tokens_NT1 = samples.tokens_BT.masked_fill(~mask_NT, 0).unsqueeze(-1)
         # Where nothing was sampled the mask in force may forbid token 0: its -inf must not reach the loss.
         logprobs_NT = logp_NTV.gather(-1, tokens_NT1).squeeze(-1).masked_fill(~mask_NT, 0.0)
+        if self._rounds and self._single:
+            statistics.add("sampler_gap", (logprobs_NT - behaviour_NT).abs().max())
+            behaviour_NT = logprobs_NT.detach()
         loss_NT = self.algorithm.loss(logprobs_NT, behaviour_NT, step.advantage_NT[turns], mask_NT)
         # The bonus fades as the learning rate does: it keeps the policy open at first, and not random at the end.
         entropy_coef = self.config.entropy_coef * self.model.lr / self.config.optim.lr

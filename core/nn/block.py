@@ -14,6 +14,7 @@ from core.config import ModelConfig
 from core.nn.attention import additive, attend, taken
 from core.nn.cache import KVCache, PrefixCache
 from core.nn.dropout import drop
+from core.nn.linear import Linear
 from core.nn.rotary import rotate
 
 
@@ -64,10 +65,10 @@ class SelfAttention(nn.Module):
         self.head_width = config.head_width
         self.dropout = config.dropout
         inner, inner_kv = config.num_heads * config.head_width, config.kv_heads * config.head_width
-        self.q_proj = nn.Linear(config.width, inner, bias=config.bias)
-        self.k_proj = nn.Linear(config.width, inner_kv, bias=config.bias)
-        self.v_proj = nn.Linear(config.width, inner_kv, bias=config.bias)
-        self.o_proj = nn.Linear(inner, config.width, bias=config.bias)
+        self.q_proj = Linear(config.width, inner, bias=config.bias)
+        self.k_proj = Linear(config.width, inner_kv, bias=config.bias)
+        self.v_proj = Linear(config.width, inner_kv, bias=config.bias)
+        self.o_proj = Linear(inner, config.width, bias=config.bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_width, eps=config.norm_eps)
             self.k_norm = RMSNorm(config.head_width, eps=config.norm_eps)
@@ -115,10 +116,10 @@ class CrossAttention(nn.Module):
         self.head_width = config.head_width
         inner, inner_kv = config.num_heads * config.head_width, config.kv_heads * config.head_width
         self.norm = build_norm(config)
-        self.q_proj = nn.Linear(config.width, inner, bias=False)
-        self.k_proj = nn.Linear(config.width, inner_kv, bias=False)
-        self.v_proj = nn.Linear(config.width, inner_kv, bias=False)
-        self.out_proj = nn.Linear(inner, config.width, bias=False)
+        self.q_proj = Linear(config.width, inner, bias=False)
+        self.k_proj = Linear(config.width, inner_kv, bias=False)
+        self.v_proj = Linear(config.width, inner_kv, bias=False)
+        self.out_proj = Linear(inner, config.width, bias=False)
         self.gate = nn.Parameter(torch.zeros(1))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
@@ -159,9 +160,9 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = config.activation
         if config.activation == "swiglu":
-            self.gate_proj = nn.Linear(config.width, config.hidden, bias=config.bias)
-        self.up_proj = nn.Linear(config.width, config.hidden, bias=config.bias)
-        self.down_proj = nn.Linear(config.hidden, config.width, bias=config.bias)
+            self.gate_proj = Linear(config.width, config.hidden, bias=config.bias)
+        self.up_proj = Linear(config.width, config.hidden, bias=config.bias)
+        self.down_proj = Linear(config.hidden, config.width, bias=config.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.activation == "swiglu":

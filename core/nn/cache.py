@@ -11,6 +11,8 @@ from core.nn.attention import attend, attend_one
 
 GROWTH = 32
 """Positions that a CPU's cache grows by: few enough to waste little, enough that copying the old ones is seldom."""
+SHORT = 64
+"""Positions up to which it grows by half as many: there what is wasted is a large part."""
 
 
 class KVCache:
@@ -169,7 +171,10 @@ class PrefixCache:
 
     def expand(self, prompt_N: Tensor) -> None:
         """Give each sample the keys and values of its prompt, by number."""
-        self._stored = [(k[prompt_N], v[prompt_N]) for k, v in filter(None, self._stored)]
+        # Not by indexing, whose gradient takes several times as long.
+        self._stored = [
+            (k.index_select(0, prompt_N), v.index_select(0, prompt_N)) for k, v in filter(None, self._stored)
+        ]
         if self._prompt_mask_BS is None:
             self.next_position_B = torch.full_like(prompt_N, self.length)
         else:
@@ -180,6 +185,7 @@ class PrefixCache:
 def _grown(stored: Tensor, used: int, needed: int) -> Tensor:
     """A copy of the first `used` positions with room for at least `needed`."""
     batch, heads, _, width = stored.shape
-    larger = stored.new_zeros(batch, heads, -(-needed // GROWTH) * GROWTH, width)
+    growth = GROWTH if needed > SHORT else GROWTH // 2
+    larger = stored.new_zeros(batch, heads, -(-needed // growth) * growth, width)
     larger[:, :, :used] = stored[:, :, :used]
     return larger

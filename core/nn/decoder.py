@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.nn.block import Block, RMSNorm
 from core.nn.cache import KVCache
+from core.nn.linear import Linear, prefers_onednn
 from core.nn.lora import LoRALinear
 from core.nn.rotary import rotate
 
@@ -39,7 +40,7 @@ class PackedLinear:
         self.bias = torch.cat(biases).to(dtype) if biases else None
         self.weight_ND = weight_ND.to(dtype)
         # oneDNN rearranges a plain bf16 weight at every product, which for few rows takes longer than the product.
-        self.is_packed = dtype == torch.bfloat16 and packs_bf16()
+        self.is_packed = packs_bf16() if dtype == torch.bfloat16 else dtype == torch.float32 and prefers_onednn()
         if self.is_packed:
             self.weight_ND = torch.ops.mkldnn._reorder_linear_weight(self.weight_ND)
 
@@ -161,5 +162,5 @@ def _is_plain(block: Block, dtype: torch.dtype) -> bool:
     """Whether every projection is a layer that `PackedLinear` can copy."""
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     projections = [module for name, module in block.named_modules() if name.endswith(names)]
-    copied = (nn.Linear, LoRALinear) if dtype == torch.float32 else (nn.Linear,)
+    copied = (nn.Linear, Linear, LoRALinear) if dtype == torch.float32 else (nn.Linear, Linear)
     return all(type(module) in copied for module in projections)

@@ -20,6 +20,7 @@ from core.nn.block import Block, CrossAttention, Reads, build_norm
 from core.nn.cache import KVCache, PrefixCache
 from core.nn.decoder import DecodingBlock, rearranged
 from core.nn.dropout import drop
+from core.nn.linear import Linear
 from core.nn.rotary import rotary_table
 
 
@@ -56,7 +57,7 @@ class Transformer(nn.Module):
         self.rotary_cos_TK: Tensor
         self.rotary_sin_TK: Tensor
         self.model = Body(config)
-        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.reset_rotary()

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.nn.linear import Linear
+
 
 class WindowState:
     """The embeddings of the last W - 1 positions of every row: what decoding keeps instead of keys and values."""
@@ -55,8 +57,8 @@ class WindowMLP(nn.Module):
         self.vocab_size, self.width, self.window = vocab_size, width, window
         self.embed_tokens = nn.Embedding(vocab_size, width)
         sizes = [window * width, *[width] * num_layers]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
-        self.lm_head = nn.Linear(width, vocab_size)
+        self.layers = nn.ModuleList(Linear(before, after) for before, after in pairwise(sizes))
+        self.lm_head = Linear(width, vocab_size)
         # All tokens equally likely at the start.
         nn.init.zeros_(self.lm_head.weight)
         nn.init.zeros_(self.lm_head.bias)
