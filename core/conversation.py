@@ -12,9 +12,6 @@ from core.generate import CausalModel, TokenMask, continue_rows, decoding, ordin
 from core.interfaces import Samples
 from core.sampling import Sampling
 
-_ROOM = 64
-"""Positions that an accelerator's cache grows by at least."""
-
 
 class Conversation:
     """Rows of text that a model reads and continues by turns. Nothing is read twice.
@@ -57,7 +54,7 @@ class Conversation:
             else:
                 device = next(iter(self.model.parameters())).device
                 tokens_BT, mask_BT = pad_left([last + list(new) for last, new in zip(self._unread, said)], device)
-                self._cache.reserve(tokens_BT.shape[1] + max_new_tokens + _ROOM)
+                self._cache.reserve(tokens_BT.shape[1] + max_new_tokens)
                 padding = {} if mask_BT is None else {"key_mask_BS": mask_BT}
                 hidden_BD = self.model(tokens_BT, cache=self._cache, **padding)[:, -1]
             samples = continue_rows(

@@ -264,4 +264,6 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """value_BT in float32."""
-        return self.linear(hidden_BTD).squeeze(-1).float()
+        with torch.autocast(hidden_BTD.device.type, enabled=False):
+            found: Tensor = self.linear(hidden_BTD.float())
+        return found.squeeze(-1)

@@ -4,8 +4,8 @@
     python examples/self_critical.py runs/twemoji runs/grpo --algorithm grpo
 
 Each picture is captioned several times; a caption is made more likely when it scores better than the others of its
-picture, less likely when it scores worse. Any algorithm of `rl` without a critic does it: rloo, grpo, dr_grpo, dapo,
-gspo, cispo, and with greedy captions as baseline remax. Prints the held-out scores before and after, and how many
+picture, less likely when it scores worse. Algorithms of `rl` without a critic do it: rloo, grpo, dr_grpo, gspo, cispo,
+and with greedy captions as baseline remax. Prints the held-out scores before and after, and how many
 captions end badly, and saves the captioner.
 
 References:
@@ -27,7 +27,7 @@ from rl.config import PolicyConfig
 from rl.learner import Learner
 from rl.rollout import Rollout
 
-ALGORITHMS = ("rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "remax")
+ALGORITHMS = ("rloo", "grpo", "dr_grpo", "gspo", "cispo", "remax")
 
 
 class Pictures:

@@ -246,10 +246,10 @@ def turn_baseline(credit: Credit, to_go_EJ: Tensor, *, own: bool) -> Tensor:
     total_EK, count_EK = sums_GK[group_E], counts_GK[group_E]
     others_EK = count_EK - alive_EK
     if not own:
-        total_EK, count_EK = total_EK - value_EK, others_EK
+        total_EK, count_EK = total_EK - value_EK.double(), others_EK
         if not bool((count_EK[:, 0] > 0).all()):
             raise ValueError("a leave-one-out baseline needs at least two episodes of each start")
-    expected_EK = total_EK / count_EK.clamp(min=1)
+    expected_EK = (total_EK / count_EK.clamp(min=1)).to(value_EK)
     for k in range(1, num_turns):
         expected_EK[:, k] = torch.where(others_EK[:, k] > 0, expected_EK[:, k], expected_EK[:, k - 1])
     return expected_EK
@@ -258,7 +258,7 @@ def turn_baseline(credit: Credit, to_go_EJ: Tensor, *, own: bool) -> Tensor:
 def group_mean(value_E: Tensor, group_E: Tensor) -> Tensor:
     """For each value the mean of its group, itself included."""
     sums_G = _group_sum(torch.stack((value_E, torch.ones_like(value_E)), 1), group_E)
-    return (sums_G[:, 0] / sums_G[:, 1])[group_E]
+    return (sums_G[:, 0] / sums_G[:, 1]).to(value_E)[group_E]
 
 
 def group_deviation(value_E: Tensor, group_E: Tensor | None) -> Tensor:
@@ -266,7 +266,7 @@ def group_deviation(value_E: Tensor, group_E: Tensor | None) -> Tensor:
     group_E = torch.zeros(len(value_E), dtype=torch.long, device=value_E.device) if group_E is None else group_E
     squares_E = (value_E - group_mean(value_E, group_E)) ** 2
     sums_G = _group_sum(torch.stack((squares_E, torch.ones_like(value_E)), 1), group_E)
-    return (sums_G[:, 0] / (sums_G[:, 1] - 1).clamp(min=1)).sqrt()[group_E]
+    return (sums_G[:, 0] / (sums_G[:, 1] - 1).clamp(min=1)).sqrt().to(value_E)[group_E]
 
 
 def _spread(compared_EJ: Tensor, counted_EJ: Tensor, credit: Credit) -> Tensor:
@@ -274,7 +274,7 @@ def _spread(compared_EJ: Tensor, counted_EJ: Tensor, credit: Credit) -> Tensor:
     kept_EJ = torch.where(counted_EJ, compared_EJ, 0.0)
     sums_E2 = torch.stack((kept_EJ.square().sum(1), counted_EJ.sum(1).to(kept_EJ)), 1)
     sums_G2 = _group_sum(sums_E2, _groups(credit), shared=credit.group_E is None)
-    return (sums_G2[:, 0] / (sums_G2[:, 1] - 1).clamp(min=1)).sqrt()[_groups(credit)][:, None]
+    return (sums_G2[:, 0] / (sums_G2[:, 1] - 1).clamp(min=1)).sqrt().to(compared_EJ)[_groups(credit)][:, None]
 
 
 def _groups(credit: Credit) -> Tensor:
@@ -284,8 +284,13 @@ def _groups(credit: Credit) -> Tensor:
 
 
 def _group_sum(value_EK: Tensor, group_E: Tensor, *, shared: bool = False) -> Tensor:
-    """sums_GK over the episodes of each group; a group that all processes share is summed over them too."""
-    sums_GK = value_EK.new_zeros(int(group_E.max()) + 1, value_EK.shape[1]).index_add_(0, group_E, value_EK)
+    """sums_GK over the episodes of each group; a group that all processes share is summed over them too.
+
+    In float64, in which the mean of equal float32 numbers is that number: else groups without a difference would have
+    one.
+    """
+    shape = int(group_E.max()) + 1, value_EK.shape[1]
+    sums_GK = value_EK.new_zeros(shape, dtype=torch.float64).index_add_(0, group_E, value_EK.double())
     return distributed.all_reduce_sum(sums_GK) if shared else sums_GK
 
 

@@ -32,6 +32,8 @@ class Algorithm:
     """How the tokens' losses are averaged; see `rl.losses.token_weights`."""
     group_size: int = 1
     """Episodes with the same start."""
+    limits: tuple[float, float] | None = None
+    """Probability ratios of tokens beyond which a gradient may be cut; None where tokens are not clipped one by one."""
     critic: bool = False
     """Whether a critic is trained beside the policy."""
     greedy: bool = False
@@ -80,6 +82,7 @@ def ppo(config: PolicyConfig) -> Algorithm:
     return Algorithm(
         advantages=gae_advantages(config.gamma, config.gae_lambda),
         loss=_clipped(config, config.clip),
+        limits=_limits(config, config.clip),
         critic=True,
         epochs=config.epochs,
         minibatches=config.minibatches,
@@ -103,7 +106,8 @@ def grpo(config: PolicyConfig) -> Algorithm:
     References:
         Shao et al. 2024, "DeepSeekMath", arXiv:2402.03300.
     """
-    return _grouped(config, "mean", scaled=True, loss=_clipped(config, config.clip), aggregate="episode")
+    algorithm = _grouped(config, "mean", scaled=True, loss=_clipped(config, config.clip), aggregate="episode")
+    return replace(algorithm, limits=_limits(config, config.clip))
 
 
 def dr_grpo(config: PolicyConfig) -> Algorithm:
@@ -112,7 +116,8 @@ def dr_grpo(config: PolicyConfig) -> Algorithm:
     References:
         Liu et al. 2025, "Understanding R1-Zero-Like Training", arXiv:2503.20783.
     """
-    return _grouped(config, "mean", scaled=False, loss=_clipped(config, config.clip), aggregate="constant")
+    algorithm = _grouped(config, "mean", scaled=False, loss=_clipped(config, config.clip), aggregate="constant")
+    return replace(algorithm, limits=_limits(config, config.clip))
 
 
 def dapo(config: PolicyConfig) -> Algorithm:
@@ -121,7 +126,8 @@ def dapo(config: PolicyConfig) -> Algorithm:
     References:
         Yu et al. 2025, "DAPO", arXiv:2503.14476.
     """
-    return replace(_grouped(config, "mean", scaled=True, loss=_clipped(config, 0.28)), dynamic=True)
+    algorithm = _grouped(config, "mean", scaled=True, loss=_clipped(config, 0.28))
+    return replace(algorithm, dynamic=True, limits=_limits(config, 0.28))
 
 
 def gspo(config: PolicyConfig) -> Algorithm:
@@ -149,12 +155,12 @@ def cispo(config: PolicyConfig) -> Algorithm:
 
 
 def gigpo(config: PolicyConfig) -> Algorithm:
-    """GiGPO: as GRPO, and turns taken in the same state are compared with one another besides.
+    """GiGPO: as GRPO with credit for whole episodes, and turns from the same state are compared with one another.
 
     References:
         Feng et al. 2025, "Group-in-Group Policy Optimization", arXiv:2505.10978.
     """
-    algorithm = _grouped(config, "mean", scaled=True, loss=_clipped(config, config.clip), aggregate="episode")
+    algorithm = grpo(config)
     return replace(algorithm, advantages=same_state_advantages(config.gamma, 1.0, scaled=True))
 
 
@@ -170,6 +176,10 @@ def _grouped(
         minibatches=config.minibatches,
         target_kl=config.target_kl,
     )
+
+
+def _limits(config: PolicyConfig, high: float) -> tuple[float, float] | None:
+    return (1 - config.clip, 1 + (config.clip_high or high)) if config.clip else None
 
 
 def _clipped(config: PolicyConfig, high: float) -> PolicyLoss:
@@ -197,4 +207,6 @@ def build_algorithm(config: PolicyConfig) -> Algorithm:
         algorithm = replace(algorithm, aggregate=config.aggregate)
     if config.dynamic_sampling != "auto":
         algorithm = replace(algorithm, dynamic=config.dynamic_sampling == "on")
+    if algorithm.dynamic and algorithm.group_size < 2:
+        raise ValueError("dynamic sampling needs a group_size of at least 2: alone no episode differs from others")
     return algorithm

@@ -29,15 +29,8 @@ def random_action(env: gymnasium.Env[Any, Any], legal: Sequence[str] | None, cha
 
 
 def optimal_action(env: gymnasium.Env[Any, Any], legal: Sequence[str] | None, chance: np.random.Generator) -> str:
-    """What the policy behind the environment's `optimal_return` does.
-
-    Raises:
-        ValueError: the environment knows none.
-    """
-    best = getattr(env.unwrapped, "optimal_action", None)
-    if best is None:
-        raise ValueError(f"{env.unwrapped} has no optimal_action to clone: set clone to random")
-    return str(best())
+    """What the policy behind the environment's `optimal_return` does."""
+    return str(env.unwrapped.optimal_action())  # type: ignore[attr-defined]
 
 
 class Cloning:
@@ -48,6 +41,9 @@ class Cloning:
         config: the run; `clone` says what is shown.
         runtime: device and precision.
 
+    Raises:
+        ValueError: optimal play is to be shown, and the environment knows none.
+
     References:
         Pomerleau 1991, "Efficient Training of Artificial Neural Networks for Autonomous Navigation".
     """
@@ -56,6 +52,8 @@ class Cloning:
         self.player, self.config, self.runtime = player, config, runtime
         self._pool = EnvironmentPool(config.env, config.env_kwargs)
         self._act = random_action if config.clone == "random" else optimal_action
+        if config.clone == "optimal" and not hasattr(self._pool.first(1)[0].unwrapped, "optimal_action"):
+            raise ValueError(f"{config.env} has no optimal_action to clone: set clone to random")
 
     def rollout(self, seeds: Sequence[EpisodeSeed]) -> Rollout:
         """Episodes of what is shown."""

@@ -1,5 +1,6 @@
 """`trillium play` and `trillium exact`."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ def play(arguments: list[str]) -> int:
     if options.seed < 0:
         parser.error(f"argument --seed: must be >= 0, got {options.seed}")
     if str(options.run) == "you":
+        if options.greedy or options.json:
+            parser.error("--greedy and --json are for a run's policy, not for you")
         if options.env is None:
             parser.error("say what to play: trillium play you ENV_ID")
         return _play_yourself(options.env, options.env_kwargs or {}, options.episodes, options.seed)
@@ -106,6 +109,7 @@ def exact(arguments: list[str]) -> int:
     """Compare each algorithm's expected first update with the exact gradient of the expected return."""
     from rl.config import ALGORITHM_NAMES
 
+    names = [name for name in ALGORITHM_NAMES if name != "remax"]
     parser = Parser(
         "exact",
         "Compare the expected first update of each algorithm, over all episodes that can happen, with the exact "
@@ -114,8 +118,8 @@ def exact(arguments: list[str]) -> int:
     parser.add_argument("env", metavar="ENV_ID", help="Gymnasium id of an environment that can be enumerated")
     parser.add_argument("--env-kwargs", type=_json_object, default={}, metavar="JSON", help="its arguments")
     parser.add_argument(
-        "--algorithms", nargs="+", choices=ALGORITHM_NAMES, default=list(ALGORITHM_NAMES), metavar="NAME",
-        help="all but remax by default",
+        "--algorithms", nargs="+", choices=names, default=names, metavar="NAME",
+        help="all by default; there is no remax, since greedy play of a random policy says nothing",
     )  # fmt: skip
     parser.add_argument("-g", "--group-size", type=positive, default=2, help="episodes that are compared (default 2)")
     parser.add_argument(
@@ -126,6 +130,8 @@ def exact(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the policy's weights (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per algorithm")
     options = parser.parse_args(arguments)
+    if options.group_size < 2:
+        parser.error("argument --group-size: must be at least 2, for episodes are compared")
     from rl.exact import agreements
 
     found = agreements(
@@ -145,9 +151,12 @@ def exact(arguments: list[str]) -> int:
 
 def _json_object(text: str) -> dict[str, object]:
     """A JSON object, as an argument type."""
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise ValueError(f"{text!r} is not a JSON object")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
     return value
 
 

@@ -76,8 +76,9 @@ class PolicyConfig(RunConfig):
     """Episodes of a step with the same start, which are compared; 0: 8 for the algorithms without a critic that compare
     them, else 1."""
     credit: Literal["turn", "episode"] = "turn"
-    """Without a critic, what a token is credited with: the return from its turn on, compared with other episodes at the
-    same turn, or the return of the whole episode, as most papers have it. With one turn an episode it is the same."""
+    """Without a critic (GiGPO has its own), what a token is credited with: the return from its turn on, compared with
+    other episodes at the same turn, or the return of the whole episode, as most papers have it. With one turn
+    an episode they are the same."""
     baseline: Literal["leave_one_out", "mean", "greedy", "none"] = "leave_one_out"
     """REINFORCE: what is subtracted from a return: the mean of the other episodes, that of all, the return of greedy
     play from the same start, or nothing."""
@@ -107,8 +108,8 @@ class PolicyConfig(RunConfig):
     kl_coef: float = 0.0
     """What a nat of divergence from the start costs; 0 leaves the divergence alone."""
     kl: Literal["reward", "loss"] = "reward"
-    """Where it costs: `reward` takes coef * (log p - log p_start) off every token's reward, `loss` adds coef * 0.5 *
-    (log p - log p_start)^2 to its loss. Both have the gradient of KL(policy || start)."""
+    """Where it costs: `reward` takes coef * (log p - log p_start) off every token's reward, which has the gradient of
+    KL(policy || start); `loss` adds coef * 0.5 * (log p - log p_start)^2 to its loss, which has it token by token."""
     kl_target: float = 0.0
     """Nats an episode: the coefficient rises while the divergence is larger and falls while it is smaller; 0: fixed."""
     overlong_tokens: int = 0
@@ -155,6 +156,11 @@ class PolicyConfig(RunConfig):
             self.clone_steps == 0 or self.prompts is None,
             "clone_steps needs an environment to show play of, not prompts",
         )
+        require(self.clone == "random" or self.clone_steps > 0, "clone needs clone_steps above 0, or nothing is shown")
+        require(
+            self.prompts is not None or (self.eval_prompts is None and self.unfinished_penalty == 0),
+            "eval_prompts and unfinished_penalty are about answers to prompts: set prompts and reward too",
+        )
         require(self.env_workers >= 0, f"env_workers must be >= 0, got {self.env_workers}")
         require(bool(self.env), "env must be the id of an environment, got an empty one")
         for name in ("max_turns", "max_new_tokens", "epochs", "minibatches", "eval_episodes"):
@@ -174,10 +180,10 @@ class PolicyConfig(RunConfig):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require(self.kl_target == 0 or self.kl_coef > 0, "kl_target needs a kl_coef above 0 to start from, got 0")
         require(
-            self.baseline == "none" or self.batch_size >= 2 or self.algorithm == "ppo",
+            self.algorithm != "reinforce" or self.baseline in ("none", "greedy") or self.batch_size >= 2,
             f"baseline {self.baseline} needs a batch_size of at least 2, got {self.batch_size}",
         )
-        pieces = self.optim.accumulate * self.minibatches
+        pieces = self.optim.accumulate * (1 if self.algorithm in ("reinforce", "remax") else self.minibatches)
         require(
             pieces <= self.batch_size,
             f"a step of {self.batch_size} episodes cannot be split into {pieces} pieces (minibatches x accumulate)",

@@ -285,7 +285,7 @@ def agreements(
     Args:
         env: Gymnasium id.
         env_kwargs: arguments of the environment.
-        algorithms: their names. ReMax is left out: greedy play of a random policy says nothing about its gradient.
+        algorithms: their names; not ReMax, whose baseline is greedy play.
         group_size: episodes that are compared.
         aggregate, credit: see `PolicyConfig`.
         seed: of the policy's weights.
@@ -315,7 +315,6 @@ def agreements(
     return {
         name: compare(tabular.expected_update(build_algorithm(replace(config, algorithm=name)), length=1), gradient)
         for name in algorithms
-        if name != "remax"
     }
 
 

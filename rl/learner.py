@@ -12,18 +12,20 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.interfaces import Samples
+from core.losses import MAX_LOGITS
 from core.training.runtime import Runtime
 from core.training.update import Updater
 from rl.advantages import Credit, group_deviation, normalized
 from rl.algorithms import Algorithm
 from rl.config import PolicyConfig
 from rl.episodes import SHUFFLING, derived_seed
+from rl.evaluation import TOLERANCE
 from rl.losses import clipped_value_loss, entropy_of, kl_estimates, square_kl, token_weights
 from rl.means import Means
 from rl.rollout import Rollout, select
 
 MOST_TURNS_AT_ONCE = 2048
-"""Turns in one forward pass without gradient."""
+"""Turns in one forward pass without gradient, where no logits are made."""
 LARGEST_RATIO_ERROR = 1e-3
 """In fp32 the sampler's probabilities and those of the first update differ by some 1e-6."""
 KL_GAIN, KL_LARGEST_ERROR = 0.1, 0.2
@@ -121,8 +123,12 @@ class Learner:
                 logged.setdefault(name, []).append(value)
             if 0 < self.algorithm.target_kl < measured["kl"]:
                 break
+        played = means.result()
+        if self.config.kl_target:
+            error = played["kl_to_start"] / self.config.kl_target - 1
+            self.kl_coef *= 1 + KL_GAIN * max(-KL_LARGEST_ERROR, min(KL_LARGEST_ERROR, error))
         return {
-            **means.result(),
+            **played,
             **{name: sum(values) / len(values) for name, values in logged.items()},
             "updates": float(len(logged["loss"])),
             "noop_updates": float(self.noop_updates),
@@ -147,7 +153,7 @@ class Learner:
         if self.critic is not None:
             value_NT = torch.where(mask_NT, self._values(rollout.contexts, rollout.samples), 0.0)
             bootstrap_E = self._bootstrap(rollout)
-        if self._rounds and not self._single:
+        if self._rounds and (self.config.kl_coef or not self._single):
             own_NT = self._logprobs(self.policy, rollout)
             means.add("sampler_gap", (own_NT - behaviour_NT).abs().max())
             behaviour_NT = own_NT
@@ -156,7 +162,7 @@ class Learner:
         if self.config.kl_coef:
             reference_NT = self._logprobs(self.reference, rollout)
             change_NT = torch.where(mask_NT, behaviour_NT - reference_NT, 0.0)
-            self._follow_target(rollout, change_NT, means)
+            self._measure_divergence(rollout, change_NT, means)
             if self.config.kl == "reward":
                 reward_NT = reward_NT - self.kl_coef * change_NT
         credit = Credit(
@@ -209,25 +215,22 @@ class Learner:
         over_N = (rollout.mask_NT.sum(1) - (self.longest_turn - room)).clamp(0, room) / room
         return torch.where(rollout.ends_turn_NT, over_N[:, None], 0.0)
 
-    def _follow_target(self, rollout: Rollout, change_NT: Tensor, means: Means) -> None:
-        """Log the divergence from the reference, in nats an episode, and let the coefficient follow its target."""
+    def _measure_divergence(self, rollout: Rollout, change_NT: Tensor, means: Means) -> None:
+        """Log the divergence from the reference, in nats an episode."""
         k1_E = rollout.by_episode(change_NT).sum(1)
         k3_NT = torch.expm1(-change_NT) + change_NT
         means.add("kl_to_start", k1_E)
         means.add("kl_to_start/k3", rollout.by_episode(k3_NT).sum(1))
         means.add("kl_coef", torch.tensor(self.kl_coef))
-        if self.config.kl_target:
-            own = Means()
-            own.add("kl", k1_E)
-            error = own.result()["kl"] / self.config.kl_target - 1
-            self.kl_coef *= 1 + KL_GAIN * max(-KL_LARGEST_ERROR, min(KL_LARGEST_ERROR, error))
 
     def _require_difference(self, step: _Step) -> None:
         """Count steps whose episodes were all as good as expected, and stop when they last."""
         own = Means()
         own.add("differs", (step.advantage_NT != 0).any().float())
-        solved = self.optimum is not None and bool((step.rollout.returns_E >= self.optimum - 1e-6).all())
-        self.noop_steps = 0 if solved or own.result()["differs"] else self.noop_steps + 1
+        if self.optimum is not None:
+            own.add("solved", (step.rollout.returns_E >= self.optimum - TOLERANCE).float())
+        found = own.result()
+        self.noop_steps = 0 if found["differs"] or found.get("solved") == 1 else self.noop_steps + 1
         if 0 < self.config.max_noop_steps <= self.noop_steps:
             raise NothingToLearn(
                 f"for {self.noop_steps} steps all episodes had the same return as those they are compared with, so "
@@ -239,8 +242,7 @@ class Learner:
     def _logprobs(self, policy: Any, rollout: Rollout) -> Tensor:
         """logprobs_NT of all turns under a policy."""
         pieces = []
-        for start in range(0, len(rollout.turns), MOST_TURNS_AT_ONCE):
-            turns = torch.arange(start, min(start + MOST_TURNS_AT_ONCE, len(rollout.turns)))
+        for turns in torch.arange(len(rollout.turns)).split(turns_at_once(policy, rollout.samples)):
             with self.runtime.autocast():
                 pieces.append(
                     policy.logprobs(
@@ -316,9 +318,8 @@ class Learner:
             logits_NTV = self.policy.distribution(hidden_NTD, step.rollout.allowed_NTV(turns))
         logp_NTV = logits_NTV.log_softmax(-1)
         tokens_NT1 = samples.tokens_BT.masked_fill(~mask_NT, 0).unsqueeze(-1)
-        # Where nothing was sampled the mask in force may forbid token 0: its -inf must not reach the loss.
         logprobs_NT = logp_NTV.gather(-1, tokens_NT1).squeeze(-1).masked_fill(~mask_NT, 0.0)
-        if self._rounds and self._single:
+        if self._rounds and self._single and not self.config.kl_coef:
             statistics.add("sampler_gap", (logprobs_NT - behaviour_NT).abs().max())
             behaviour_NT = logprobs_NT.detach()
         loss_NT = self.algorithm.loss(logprobs_NT, behaviour_NT, step.advantage_NT[turns], mask_NT)
@@ -346,8 +347,9 @@ class Learner:
         statistics.add("kl/k1", k1_M)
         statistics.add("ratio", ratio_M)
         statistics.add("ratio/error", (ratio_M - 1).abs().max())
-        if self.config.clip:
-            statistics.add("clip_fraction", ((ratio_M - 1).abs() > self.config.clip).float())
+        if self.algorithm.limits is not None:
+            low, high = self.algorithm.limits
+            statistics.add("clip_fraction", ((ratio_M < low) | (ratio_M > high)).float())
 
     def _critic_loss(self, step: _Step, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the critic's token losses of some turns, and how many tokens there are."""
@@ -361,9 +363,14 @@ class Learner:
     def _require_agreement(self, error: float) -> None:
         if self.runtime.dtype == torch.float32 and not error <= LARGEST_RATIO_ERROR:
             raise SamplerMismatch(
-                f"before the first update a probability ratio is {error:.2g} away from 1: the model does not score "
+                f"at the first update a probability ratio is {error:.2g} away from 1: the model does not score "
                 "its own samples as it drew them; check that it has no dropout and reads padded batches rightly"
             )
+
+
+def turns_at_once(policy: Any, samples: Samples) -> int:
+    """Turns whose logits may exist at a time in a pass without gradient."""
+    return max(1, min(MOST_TURNS_AT_ONCE, MAX_LOGITS // (samples.tokens_BT.shape[1] * policy.model.vocab_size)))
 
 
 def critic_updater(critic: nn.Module, config: PolicyConfig, runtime: Runtime) -> Updater:

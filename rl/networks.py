@@ -50,7 +50,9 @@ def build_policy(config: PolicyConfig, *, critic: bool) -> tuple[LanguageNetwork
     fresh_tokenizer = build_tokenizer(pool.first(1)[0])
     player = EnvironmentPlayer(config, pool, fresh_tokenizer, fresh_tokenizer.vocab_size)
     turn = player.interface.max_observation_tokens + player.max_new_tokens
-    longest = 1 + turn * (config.max_turns if config.context == "history" else 1)
+    longest = 1 + turn
+    if config.context == "history":  # and what a critic reads after the last turn
+        longest = 1 + turn * config.max_turns + player.interface.max_observation_tokens
 
     def fresh() -> LanguageNetwork:
         sizes = config.model

@@ -127,7 +127,7 @@ class PromptPlayer:
             # Of few prompts none is held out: there is nothing to generalise from.
             kept = len(records) // 10 if len(records) >= 20 else 0
             records, held_out = (records[: len(records) - kept], records[-kept:]) if kept else (records, records)
-        return cls(config, tokenizer, records, held_out, load_reward(config.reward))
+        return cls(config, tokenizer, records, held_out, load_reward(config.reward, config.device))
 
     def play(self, policy: LanguageModelPolicy, seeds: Sequence[EpisodeSeed], *, greedy: bool = False) -> Rollout:
         """Answer the prompts that the seeds name, and have the answers judged."""
@@ -145,7 +145,9 @@ class PromptPlayer:
         texts = [text for text, _, _ in chosen]
         names = {name for _, _, columns in chosen for name in columns}
         columns = {name: [columns.get(name) for _, _, columns in chosen] for name in sorted(names)}
-        rewards = score(self.reward, texts, answers, **columns)
+        # A reward model keeps its own precision, whatever that of the policy is.
+        with torch.autocast(samples.tokens_BT.device.type, enabled=False):
+            rewards = score(self.reward, texts, answers, **columns)
         unfinished = (~samples.finished_B).tolist()
         device = samples.tokens_BT.device
         return Rollout(
@@ -159,7 +161,7 @@ class PromptPlayer:
             ],
             episode_N=torch.arange(len(seeds), device=device),
             turn_N=torch.zeros(len(seeds), dtype=torch.long, device=device),
-            final_contexts=[],
+            final_contexts=[[] for _ in seeds],
             final_observations=[""] * len(seeds),
             seeds=list(seeds),
         )
@@ -191,12 +193,13 @@ def read_prompts(path: Path) -> list[Record]:
     return records
 
 
-def load_reward(reward: str) -> RewardFunction:
+def load_reward(reward: str, device: str = "cpu") -> RewardFunction:
     """The reward function that a config names.
 
     Args:
         reward: `module:function`, a weighted sum of such, or the folder of a reward model: a run, or a Hugging Face
             folder with a sequence classifier of one label.
+        device: where a reward model computes; `auto` is CUDA where there is one.
 
     Raises:
         ValueError: nothing of the kind.
@@ -204,5 +207,7 @@ def load_reward(reward: str) -> RewardFunction:
     if Path(reward).is_dir():
         from rl.preferences.reward_model import RewardModel
 
-        return RewardModel.load(reward).score
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return RewardModel.load(reward, device=device).score
     return resolve_reward(reward)

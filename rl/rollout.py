@@ -83,8 +83,8 @@ class Rollout:
     @cached_property
     def group_E(self) -> Tensor:
         """int64 number of each episode's start, from 0."""
-        numbers: dict[int, int] = {}
-        groups = [numbers.setdefault(seed.group, len(numbers)) for seed in self.seeds]
+        numbers: dict[tuple[int, int], int] = {}
+        groups = [numbers.setdefault((seed.purpose, seed.group), len(numbers)) for seed in self.seeds]
         return torch.tensor(groups, device=self.episode_N.device)
 
     @cached_property
@@ -128,6 +128,11 @@ class Rollout:
         """float32 undiscounted return of each episode."""
         zero_E = torch.zeros(self.num_episodes, device=self.episode_N.device)
         return zero_E.index_add(0, self.episode_N, self.reward_N)
+
+    def discounted_E(self, gamma: float) -> Tensor:
+        """float32 return of each episode, every turn counting gamma times the one before."""
+        zero_E = torch.zeros(self.num_episodes, device=self.episode_N.device)
+        return zero_E.index_add(0, self.episode_N, self.reward_N * gamma**self.turn_N)
 
     @cached_property
     def truncated_E(self) -> Tensor:
@@ -215,8 +220,8 @@ class Rollout:
             turns=[Turn("", "", float(reward), True, False, True, None) for reward in reward_B.tolist()],
             episode_N=torch.arange(count, device=device),
             turn_N=torch.zeros(count, dtype=torch.long, device=device),
-            final_contexts=[],
-            final_observations=[],
+            final_contexts=[[] for _ in range(count)],
+            final_observations=[""] * count,
             seeds=[EpisodeSeed(number + b, (number + b) // group_size, 0, 0) for b in range(count)],
         )
 
@@ -265,6 +270,7 @@ class Rollout:
             turn = self.turns[n]
             said.append({"role": "environment", "text": turn.observation})
             said.append({"role": "agent", "text": turn.action + ("" if turn.valid else " (invalid)")})
-        if self.final_observations[episode] != said[-2]["text"]:
-            said.append({"role": "environment", "text": self.final_observations[episode]})
+        last = self.final_observations[episode]
+        if last and last != said[-2]["text"]:
+            said.append({"role": "environment", "text": last})
         return said

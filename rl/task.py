@@ -18,7 +18,7 @@ from rl.cloning import Cloning
 from rl.config import PolicyConfig
 from rl.episodes import EVALUATION, REPLACING, EpisodeSeed
 from rl.evaluation import Episodes
-from rl.learner import MOST_TURNS_AT_ONCE, Learner, critic_updater
+from rl.learner import Learner, critic_updater, turns_at_once
 from rl.losses import token_entropy, token_kl
 from rl.means import Means
 from rl.networks import Critic
@@ -87,18 +87,19 @@ class PolicyTask:
             SamplerMismatch: the sampler and the first update disagree about probabilities.
             NothingToLearn: for many steps no episode was better than another.
         """
-        step, self.step = self.step, self.step + 1
-        if self.cloning is not None and step < self.config.clone_steps:
-            metrics = self.cloning.step(self.model, self.policy, batch)
-            if step == self.config.clone_steps - 1:
+        if self.cloning is not None and self.step < self.config.clone_steps:
+            shown = self.cloning.step(self.model, self.policy, batch)
+            self.step += 1
+            if self.step == self.config.clone_steps:
                 # The policy at the start of its own learning is what it is compared with.
                 self.reference.model.load_state_dict(self.model.module.state_dict())  # type: ignore[attr-defined]
-            return metrics
+            return shown
         rollout, replaced = self.play(batch), 0
         if self.algorithm.dynamic:
             rollout, replaced = self._with_differences(rollout, batch)
         greedy_E = self._greedy_returns(rollout) if self.algorithm.greedy else None
         learned = self.learner.learn(rollout, greedy_E=greedy_E)
+        self.step += 1
         metrics = {  # what matters most first: the report shows the curves in this order
             "return": learned["return"],
             **self.bounds(learned["return"]),
@@ -130,10 +131,10 @@ class PolicyTask:
 
     def _greedy_returns(self, rollout: Rollout) -> Tensor:
         """greedy_E: what greedy play from the same start gives."""
-        firsts = {seed.group: seed for seed in reversed(rollout.seeds)}
-        played = self.play([firsts[group] for group in sorted(firsts)], greedy=True)
-        place = {group: e for e, group in enumerate(sorted(firsts))}
-        return played.returns_E[[place[seed.group] for seed in rollout.seeds]]
+        groups = rollout.group_E.tolist()
+        firsts = dict(zip(reversed(groups), reversed(rollout.seeds)))
+        played = self.play([firsts[group] for group in range(len(firsts))], greedy=True)
+        return played.discounted_E(self.config.gamma)[rollout.group_E]
 
     def evaluate(self) -> Mapping[str, float]:
         """Scores of the present policy on the evaluation's episodes, which are the same every time.
@@ -159,8 +160,9 @@ class PolicyTask:
     def _spread(self, rollout: Rollout) -> dict[str, float]:
         """Entropy of the policy and its distance from the reference, on the policy's own episodes."""
         means = Means()
-        for start in range(0, len(rollout.turns), MOST_TURNS_AT_ONCE):
-            part = slice(start, start + MOST_TURNS_AT_ONCE)
+        stride = turns_at_once(self.policy, rollout.samples)
+        for start in range(0, len(rollout.turns), stride):
+            part = slice(start, start + stride)
             samples, allowed_NTV = select(rollout.samples, part), rollout.allowed_NTV(part)
             with self.runtime.autocast():
                 logits_NTV, reference_NTV = (

@@ -40,8 +40,9 @@ class PolicyTrainer(Trainer):
         config = self.config
         algorithm = build_algorithm(config)
         seeds = EpisodeSeeds(config.seed, config.batch_size, algorithm.group_size)
-        pieces = config.optim.accumulate * config.minibatches
-        share = config.batch_size // distributed.world()
+        pieces = config.optim.accumulate * algorithm.minibatches
+        # Dynamic sampling may leave one group of a batch.
+        share = algorithm.group_size if algorithm.dynamic else config.batch_size // distributed.world()
         if share < pieces:
             raise ValueError(
                 f"{share} episodes a step and process are too few for {pieces} pieces (minibatches x accumulate): "

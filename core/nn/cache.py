@@ -14,6 +14,9 @@ GROWTH = 32
 SHORT = 64
 """Positions up to which it grows by half as many: there what is wasted is a large part."""
 
+ROOM = 64
+"""Positions of which a cache gets more than it needs when it has to grow beyond its capacity."""
+
 
 class KVCache:
     """Keys and values of the positions read so far, for every layer, as (B, G, S, K).
@@ -99,16 +102,16 @@ class KVCache:
         self.length = stop
 
     def reserve(self, num_new: int) -> None:
-        """Make room for so many more positions."""
-        needed = self.length + num_new
-        if needed <= self.capacity:
+        """Make room for so many more positions, and some for those to come."""
+        if self.length + num_new <= self.capacity:
             return
+        larger = self.length + num_new + ROOM
         if self.mask_BS is not None:
-            self.mask_BS = torch.cat((self.mask_BS, self.mask_BS.new_ones(self.batch, needed - self.capacity)), 1)
-        self.capacity = needed
+            self.mask_BS = torch.cat((self.mask_BS, self.mask_BS.new_ones(self.batch, larger - self.capacity)), 1)
+        self.capacity = larger
         if self.keys[0].device.type != "cpu":
-            self.keys = [_grown(keys, self.length, needed) for keys in self.keys]
-            self.values = [_grown(values, self.length, needed) for values in self.values]
+            self.keys = [_grown(keys, self.length, larger) for keys in self.keys]
+            self.values = [_grown(values, self.length, larger) for values in self.values]
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows (int64 indices) in this order; a row may be named several times, which copies it."""
@@ -152,7 +155,8 @@ class PrefixCache:
         self.mask_BS: Tensor | None = None
         self.shift_BD: Tensor | None = None
         self.memory: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
-        self.next_position_B = torch.zeros(1, dtype=torch.long)
+        device = None if key_mask_BS is None else key_mask_BS.device
+        self.next_position_B = torch.zeros(1, dtype=torch.long, device=device)
         self._prompt_mask_BS = key_mask_BS
         self._stored: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
 

@@ -168,7 +168,7 @@ class Updater:
             total[0] += loss_sum.detach()
             total[1] += count
         distributed.all_reduce_sum(total)
-        count = total[1].clamp(min=1)
+        count = torch.where(total[1] > 0, total[1], 1.0)
         self._average_gradients()
         # The processes' gradients are averaged, so the sum over them lacks a factor of their number.
         return self._finish(total[0] / count, distributed.world() / count)

@@ -83,6 +83,17 @@ def test_nothing_is_read_twice(model):
     assert read == [10, 1, 4, 1]
 
 
+def test_a_cache_that_has_to_grow_gets_room_for_several_turns(random_model):
+    model = random_model()
+    policy = LanguageModelPolicy(model, max_new_tokens=2)
+    conversation = Conversation(model)
+    capacities = []
+    for _ in range(6):
+        policy.answer(conversation, [[5, 6, 7], [8]], generator=generators(2))
+        capacities.append(conversation._cache.capacity)
+    assert len(set(capacities)) == 2
+
+
 def test_padding_takes_no_position_of_the_model(random_model):
     """Rows of very different lengths in turn: the cache is longer than any row, which may fill the model to its end."""
     model = random_model(max_length=32)

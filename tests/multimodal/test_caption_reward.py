@@ -72,15 +72,14 @@ def test_bad_endings():
         bad_ending_rate([])
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_the_example_raises_the_reward(
-    algorithm: str, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TRILLIUM_CACHE", str(tmp_path / "cache"))
     manifest = runs.write_media(tmp_path / "data", ["image"])
     CaptioningTrainer(runs.config(manifest, tmp_path / "run", steps=6), quiet=True, report=False).train()
     example = Path(__file__).parents[2] / "examples" / "self_critical.py"
-    options = ["--steps", "80", "--batch-size", "6", "--lr", "1e-3", "--algorithm", algorithm]
+    options = ["--steps", "80", "--batch-size", "6", "--lr", "1e-3"]
     monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "run"), str(tmp_path / "after"), *options])
     runpy.run_path(str(example), run_name="__main__")
     printed = capsys.readouterr().out

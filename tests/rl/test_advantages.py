@@ -10,6 +10,7 @@ from rl.advantages import (
     Credit,
     gae_advantages,
     generalized_advantages,
+    group_deviation,
     normalized,
     return_advantages,
     same_state_advantages,
@@ -128,6 +129,19 @@ def test_equal_returns_of_a_group_teach_nothing(baseline, scaled):
     found = return_advantages(1.0, baseline=baseline, scaled=scaled)(rows).advantage_EJ[:, 0]
     assert found[:3].tolist() == [0.0, 0.0, 0.0]
     assert (found[3:] != 0).all()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.2, 0.3, 0.7, 1 / 3, -0.9, 12.3])
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+def test_equal_returns_teach_nothing_whatever_their_value_in_float32(value, baseline):
+    """The float32 mean of eight equal numbers need not be that number."""
+    rows = credit([[value]] * 16)
+    rows = replace(
+        rows, reward_EJ=rows.reward_EJ.float(), value_EJ=rows.value_EJ.float(), bootstrap_E=rows.bootstrap_E.float(),
+        group_E=torch.arange(2).repeat_interleave(8),
+    )  # fmt: skip
+    assert (return_advantages(1.0, baseline=baseline, scaled=baseline == "mean")(rows).advantage_EJ == 0).all()
+    assert (group_deviation(rows.reward_EJ[:, 0], rows.group_E) == 0).all()
 
 
 def test_scaling_all_returns_changes_nothing_where_they_are_standardised():

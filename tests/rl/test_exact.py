@@ -65,8 +65,8 @@ def test_the_exact_gradient_is_that_of_finite_differences():
 
 def test_reinforce_and_rloo_are_exact_and_the_others_are_what_their_definitions_say():
     """Two turns with chance in between, groups of two: ratio 1 in every coordinate, and (n - 1) / n for Dr. GRPO."""
-    found = agreements(*GUESS, list(ALGORITHMS), group_size=2, aggregate="constant", credit="turn", seed=0)
-    assert "remax" not in found
+    names = [name for name in ALGORITHMS if name != "remax"]
+    found = agreements(*GUESS, names, group_size=2, aggregate="constant", credit="turn", seed=0)
     for name in ("reinforce", "rloo"):
         assert found[name].least == pytest.approx(1, abs=2e-3)
         assert found[name].most == pytest.approx(1, abs=2e-3)

@@ -70,6 +70,12 @@ def test_a_reward_function_teaches_a_model_what_to_answer(prompted, algorithm):
     assert trainer.train()["return"] > before + 0.3
 
 
+def test_dynamic_sampling_works_on_prompts(prompted):
+    trainer = PolicyTrainer(dataclasses.replace(prompted, algorithm="dapo", batch_size=32), quiet=True, report=False)
+    trainer.train()
+    assert trainer.sample(1)[0]["transcript"][-1]["role"] == "agent"
+
+
 def test_episodes_are_prompts_answers_and_what_they_are_worth(prompted):
     task = PolicyTrainer(dataclasses.replace(prompted, unfinished_penalty=10.0), quiet=True).task
     seeds = [EpisodeSeed.derive(1, TRAINING, n, 4) for n in range(40)]
@@ -114,10 +120,11 @@ def test_adapters_are_trained_alone(prompted):
         ({"prompts": "absent.jsonl"}, "absent.jsonl"),
         ({"reward": ""}, "prompts and reward go together"),
         ({"init_from": None}, "prompts need a model that can read"),
+        ({"prompts": None, "reward": "", "unfinished_penalty": 1.0}, "are about answers to prompts"),
     ],
 )
 def test_what_is_missing_is_named_before_anything_is_written(prompted, changes, message, tmp_path):
-    changes = {name: tmp_path / value if name == "prompts" else value for name, value in changes.items()}
+    changes = {name: tmp_path / value if name == "prompts" and value else value for name, value in changes.items()}
     with pytest.raises((ValueError, UserError), match=message):
         PolicyTrainer(dataclasses.replace(prompted, **changes), quiet=True).train()
     assert not prompted.out.exists()

@@ -7,11 +7,14 @@ import math
 import pytest
 import torch
 
+from core.config import ModelConfig
+from core.training.update import NonFiniteStep
 from rl.algorithms import ALGORITHMS
 from rl.episodes import TRAINING, EpisodeSeed
 from rl.learner import NothingToLearn, SamplerMismatch
 from rl.rollout import select
 
+TINY = ModelConfig(width=16, num_layers=1, num_heads=1, max_length=64)
 LAKE = {"env": "trillium/FrozenLake-v0", "env_kwargs": {"horizon": 6}}
 COUNTING = {"env": "tests/Counting-v0", "env_kwargs": {"length": 3, "longest": 2}}
 
@@ -37,7 +40,9 @@ def test_at_the_first_update_the_policy_is_the_one_that_played(make_task, game, 
     assert metrics["ratio/first_error"] <= 1e-5
     assert abs(metrics["ratio"] - 1) <= 1e-5
     assert metrics["kl"] <= 1e-9
-    assert metrics["clip_fraction"] == 0
+    # Where tokens are not clipped one by one, there is no share of clipped ones.
+    assert ("clip_fraction" in metrics) == (algorithm in ("ppo", "grpo", "dr_grpo", "dapo", "gigpo"))
+    assert metrics.get("clip_fraction", 0) == 0
     # The advantages have mean 0 over tokens, so the policy's loss is that of the entropy bonus.
     if algorithm in ("ppo", "dapo"):
         assert metrics["loss"] == pytest.approx(-0.01 * metrics["entropy"], abs=1e-6)
@@ -169,6 +174,53 @@ def test_groups_without_differences_are_replaced(make_task):
         algorithm="dapo", group_size=2, dynamic_sampling="off", env_kwargs={"length": 1, "alphabet": "ab"}
     )
     assert plain.train_step(seeds(16, group_size=2))["equal_groups"] > 0
+
+
+def test_a_replaced_group_is_a_start_of_its_own(make_task):
+    """In the first batch training and replacement groups have the same numbers; they are still other starts."""
+    task = make_task(algorithm="dapo", group_size=2, env_kwargs={"length": 1, "alphabet": "ab"}, noise=0.05)
+    batch = seeds(16, group_size=2)
+    rollout, played = task._with_differences(task.play(batch), batch)
+    assert played > 0
+    starts = {}
+    for episode, group in enumerate(rollout.group_E.tolist()):
+        starts.setdefault(group, set()).add(rollout.seeds[episode].environment)
+    assert all(len(found) == 1 for found in starts.values())
+    assert torch.bincount(rollout.group_E).tolist() == [2] * len(starts)
+
+
+def test_dynamic_sampling_needs_groups(make_task):
+    with pytest.raises(ValueError, match="group_size of at least 2"):
+        make_task(algorithm="ppo", dynamic_sampling="on")
+
+
+def test_a_step_that_fails_leaves_nothing_changed(make_task):
+    task = make_task(kl_coef=0.5, kl_target=0.01, **COUNTING)
+    task.train_step(seeds(8))
+    before = copy.deepcopy(task.state_dict())
+    with torch.no_grad():
+        task.model.module.lm_head.weight[0] = float("nan")
+    with pytest.raises((NonFiniteStep, SamplerMismatch, ValueError)):
+        task.train_step(seeds(8, first=8))
+    after = task.state_dict()
+    assert after["step"] == before["step"] == 1
+    assert after["learner"]["kl_coef"] == before["learner"]["kl_coef"]
+
+
+def test_the_greedy_baseline_is_discounted_as_returns_are(make_task):
+    task = make_task(algorithm="remax", gamma=0.9, env="tests/Counting-v0", env_kwargs={"legal": "+"})
+    rollout = task.play(seeds(4))
+    assert task._greedy_returns(rollout).tolist() == pytest.approx([1 + 0.9 + 0.81] * 4)
+    # One legal action: sampled play is greedy play, and there is nothing to learn.
+    assert task.train_step(seeds(4))["grad_norm"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_critic_can_read_what_comes_after_the_last_turn_of_a_history(make_task):
+    long = {"env": "tests/Counting-v0", "env_kwargs": {"length": 30, "longest": 2}}
+    task = make_task(
+        algorithm="ppo", context="history", max_turns=4, model=dataclasses.replace(TINY, max_length=1), **long
+    )
+    assert task.train_step(seeds(4))["truncated"] == 1
 
 
 def test_the_divergence_from_the_start_costs_reward_or_loss_and_follows_its_target(make_task):
