@@ -224,11 +224,15 @@ def _check(model: Transformer, folder: Path, tokenizer: HFTokenizer | None) -> t
     return reader, difference
 
 
-def _read_with_transformers(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[str], Sequence[int]] | None]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_with_transformers(auto: Any, folder: Path) -> Any:
+    """The model of a folder in evaluation mode and float32, as one of transformers' Auto classes loads it.
+
+    Raises:
+        ExportError: a weight is missing, or there is one too many.
+    """
     from transformers.utils import logging
 
-    load: Any = AutoModelForCausalLM.from_pretrained
+    load: Any = auto.from_pretrained
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # one bar per export is noise among the user's own output
     try:
@@ -240,6 +244,13 @@ def _read_with_transformers(folder: Path) -> tuple[Callable[[Tensor], Tensor], C
     if wrong:
         raise ExportError(f"transformers does not take the exported weights as they are: {wrong}")
     loaded.eval()
+    return loaded
+
+
+def _read_with_transformers(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[str], Sequence[int]] | None]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = load_with_transformers(AutoModelForCausalLM, folder)
     encode = None
     if (folder / "tokenizer.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

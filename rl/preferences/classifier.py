@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +27,7 @@ from core.pretrained.architectures import (
     from_config_json,
     to_config_json,
 )
+from core.pretrained.huggingface import load_with_transformers
 from core.pretrained.weights import SINGLE, build, from_ours, read_safetensors, to_ours
 from core.text.atomic import write_json
 from core.text.huggingface import HFTokenizer
@@ -171,20 +171,8 @@ def _check(plain: RewardModel, folder: Path) -> float:
 
 def _with_transformers(folder: Path, pad_id: int) -> Rewards:
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
 
-    load: Any = AutoModelForSequenceClassification.from_pretrained
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # one bar per export is noise among the user's own output
-    try:
-        loaded, info = load(folder, dtype=torch.float32, output_loading_info=True, local_files_only=True)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    wrong = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
-    if wrong:
-        raise ExportError(f"transformers does not take the exported weights as they are: {wrong}")
-    loaded.eval()
+    loaded = load_with_transformers(AutoModelForSequenceClassification, folder)
 
     def rewards(rows: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, rows))
