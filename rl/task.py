@@ -187,8 +187,8 @@ class PolicyTask:
             "model": self.model.state_dict(),
             "critic": critic,
             "learner": self.learner.state_dict(),
+            "step": self.step,
         }
-        state["step"] = self.step
         if self.cloning is not None:
             state["reference"] = dict(self.reference.model.state_dict())  # type: ignore[attr-defined]
         return state

@@ -17,7 +17,7 @@ from rl.algorithms import build_algorithm
 from rl.config import PolicyConfig
 from rl.environments import EnvironmentPool
 from rl.episodes import TRAINING, EpisodeSeed, EpisodeSeeds
-from rl.evaluation import Episodes, as_row, play_randomly
+from rl.evaluation import TOLERANCE, Episodes, as_row, play_randomly
 from rl.exact import TabularPolicy, table_of
 from rl.networks import build_policy
 from rl.players import EnvironmentPlayer, Player
@@ -117,7 +117,7 @@ class PolicyTrainer(Trainer):
         for number, reward in enumerate(rollout.returns_E.tolist()):
             row: dict[str, Any] = {"transcript": rollout.transcript(number), "reward": round(reward, 6)}
             if optimum is not None:
-                row["ok"] = reward >= optimum - 1e-6
+                row["ok"] = reward >= optimum - TOLERANCE
             rows.append(row)
         return rows
 
