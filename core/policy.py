@@ -160,8 +160,11 @@ class LanguageModelPolicy:
         if len(contexts) != len(samples):
             raise ValueError(f"{len(contexts)} contexts for {len(samples)} samples: repeat each prompt per sample")
         # The last sampled token predicts nothing, so it is not read.
-        sampled = [tokens[:-1] for tokens in samples.lists()]
-        rows, row_B = _covering([[*context, *tokens] for context, tokens in zip(contexts, sampled)])
+        if samples.tokens_BT.shape[1] == 1:
+            sampled: list[list[int]] = [[]] * len(samples)
+        else:
+            sampled = [tokens[:-1] for tokens in samples.lists()]
+        rows, row_B = _covering(contexts, sampled)
         device = samples.tokens_BT.device
         prompts, prompt_R = _distinct([contexts[row] for row in rows])
         # A row that begins another one's context is read with it, which a shared prompt would not show.
@@ -225,22 +228,29 @@ def _distinct(rows: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[
     return list(numbers), inverse
 
 
-def _covering(reads: Sequence[list[int]]) -> tuple[list[int], list[int]]:
-    """Rows of which every row is one or a beginning.
+def _covering(contexts: Sequence[Sequence[int]], sampled: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Rows of which every row, a context and what was sampled after it, is one or a beginning.
 
     Returns:
         (rows, inverse): the numbers of such rows, and for each row the place in `rows` of one that begins with it.
     """
+    # Of equal rows, of which small environments have many, one is enough.
+    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    kinds = [numbers.setdefault(key, len(numbers)) for key in zip(map(tuple, contexts), map(tuple, sampled))]
+    firsts = [0] * len(numbers)
+    for row in range(len(kinds) - 1, -1, -1):
+        firsts[kinds[row]] = row
+    reads = [[*context, *tokens] for context, tokens in numbers]
     # Sorted, all rows that begin with a row follow it at once.
-    order = sorted(range(len(reads)), key=lambda row: reads[row])
+    order = sorted(range(len(reads)), key=lambda kind: reads[kind])
     rows: list[int] = []
     inverse = [0] * len(reads)
     for place in range(len(order) - 1, -1, -1):
-        row = order[place]
-        if not rows or reads[order[place + 1]][: len(reads[row])] != reads[row]:
-            rows.append(row)
-        inverse[row] = len(rows) - 1
-    return rows, inverse
+        kind = order[place]
+        if not rows or reads[order[place + 1]][: len(reads[kind])] != reads[kind]:
+            rows.append(firsts[kind])
+        inverse[kind] = len(rows) - 1
+    return rows, [inverse[kind] for kind in kinds]
 
 
 def _pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -18,8 +18,6 @@ from multimodal.encoders.encoder import Encoder
 from multimodal.examples import Kind
 from multimodal.qformer import QFormerAdapter
 
-SMOLLM2 = Path("smollm2")
-"""The `init_from` that names the packaged SmolLM2-135M."""
 CROSS_ATTENTION_EVERY = 2
 """Blocks between two that attend to media, where the model's config does not say."""
 
@@ -28,23 +26,17 @@ def load_language_model(init_from: Path, num_layers: int | None = None) -> tuple
     """A pretrained language model and its tokenizer.
 
     Args:
-        init_from: where it is, or `SMOLLM2`.
+        init_from: see `core.pretrained.interchange.load_model`.
         num_layers: keep its first so many layers; all by default.
 
     Raises:
         UserError: it is not there, has no tokenizer or has fewer layers.
     """
-    if init_from == SMOLLM2:
-        from core.pretrained.smollm2 import load_smollm2
+    from core.pretrained.interchange import load_model
 
-        model, tokenizer = load_smollm2()
-    else:
-        from core.pretrained.interchange import load_model
-
-        model, found = load_model(init_from)
-        if found is None:
-            raise UserError(f"{init_from} has no tokenizer.json: save its tokenizer there too")
-        tokenizer = found
+    model, tokenizer = load_model(init_from)
+    if tokenizer is None:
+        raise UserError(f"{init_from} has no tokenizer.json: save its tokenizer there too")
     if num_layers is not None:
         if num_layers > len(model.model.layers):
             raise UserError(f"init_layers is {num_layers}, and {init_from} has {len(model.model.layers)} layers")

