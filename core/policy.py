@@ -166,19 +166,22 @@ class LanguageModelPolicy:
             sampled = [tokens[:-1] for tokens in samples.lists()]
         rows, row_B = _covering(contexts, sampled)
         device = samples.tokens_BT.device
+        row_number_B = torch.tensor(row_B, device=device)
+        steps_T = torch.arange(samples.tokens_BT.shape[1], device=device)
         prompts, prompt_R = _distinct([contexts[row] for row in rows])
         # A row that begins another one's context is read with it, which a shared prompt would not show.
         own = all(len(contexts[b]) == len(contexts[rows[r]]) for b, r in enumerate(row_B))
-        if len(prompts) < len(rows) and own:
+        if own and len(prompts) < len(rows):
             hidden_RSD = self._after_prompts(prompts, prompt_R, [sampled[row] for row in rows], device)
-            first_B = torch.zeros(len(contexts), dtype=torch.long, device=device)
-        else:
-            reads = [[*contexts[row], *sampled[row]] for row in rows]
-            hidden_RSD = self.model(_pad_right(reads, device))
-            first_B = torch.tensor([len(context) - 1 for context in contexts], device=device)
-        steps_T = torch.arange(samples.tokens_BT.shape[1], device=device)
-        place_BT = (first_B[:, None] + steps_T).clamp(max=hidden_RSD.shape[1] - 1)
-        return hidden_RSD[torch.tensor(row_B, device=device)[:, None], place_BT]
+            # Past the end of a row whatever stands there will do.
+            return hidden_RSD[row_number_B[:, None], steps_T.clamp(max=hidden_RSD.shape[1] - 1)]
+        read_RS = _pad_right([[*contexts[row], *sampled[row]] for row in rows], device)
+        last = read_RS.shape[1] - 1
+        if own:
+            first_R1 = torch.tensor([[len(contexts[row]) - 1] for row in rows], device=device)
+            return self.model(read_RS, reads_BR=(first_R1 + steps_T).clamp(max=last))[row_number_B]
+        first_B1 = torch.tensor([[len(context) - 1] for context in contexts], device=device)
+        return self.model(read_RS)[row_number_B[:, None], (first_B1 + steps_T).clamp(max=last)]
 
     def _after_prompts(
         self,

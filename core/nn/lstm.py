@@ -6,6 +6,7 @@ Shape suffixes: B = rows, T = positions, D = embedding width, V = vocabulary, L 
 import torch
 from torch import Tensor, nn
 
+from core.nn.attention import taken
 from core.nn.dropout import drop
 
 
@@ -90,6 +91,7 @@ class LSTM(nn.Module):
         *,
         key_mask_BS: Tensor | None = None,
         cache: LSTMState | None = None,
+        reads_BR: Tensor | None = None,
     ) -> Tensor:
         """hidden_BTC of every position.
 
@@ -98,6 +100,7 @@ class LSTM(nn.Module):
             embeddings_BTD: inputs that are not tokens.
             key_mask_BS: bool, True = a real token. Padding on the left does not touch the state.
             cache: state before the first position; holds the state after the last one afterwards.
+            reads_BR: int64; the positions that are wanted, all by default: hidden_BRC.
         """
         if (tokens_BT is None) == (embeddings_BTD is None):
             raise ValueError("give either tokens_BT or embeddings_BTD, not both and not neither")
@@ -125,4 +128,6 @@ class LSTM(nn.Module):
             hidden, cell = torch.where(reads_B1, hidden, before_h), torch.where(reads_B1, cell, before_c)
         if cache is not None:
             cache.hidden_LBC, cache.cell_LBC = hidden, cell
+        if reads_BR is not None:
+            out_BTC = taken(out_BTC, reads_BR)
         return drop(out_BTC, self.dropout, self.training)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.nn.attention import taken
 from core.nn.linear import Linear
 
 
@@ -90,6 +91,7 @@ class WindowMLP(nn.Module):
         *,
         key_mask_BS: Tensor | None = None,
         cache: WindowState | None = None,
+        reads_BR: Tensor | None = None,
     ) -> Tensor:
         """hidden_BTC of every position.
 
@@ -98,6 +100,7 @@ class WindowMLP(nn.Module):
             embeddings_BTD: inputs that are not tokens.
             key_mask_BS: bool, True = a real token. Padding is passed over, on whichever side it stands.
             cache: what was read before the first position; holds the last positions afterwards.
+            reads_BR: int64; the positions that are wanted, all by default: hidden_BRC. No others are computed.
         """
         if (tokens_BT is None) == (embeddings_BTD is None):
             raise ValueError("give either tokens_BT or embeddings_BTD, not both and not neither")
@@ -116,14 +119,18 @@ class WindowMLP(nn.Module):
             order = torch.argsort((~key_mask_BS).int(), dim=1, stable=True)
             fronted_BTD = x_BTD.gather(1, order[..., None].expand_as(x_BTD))
             seen_BSD = torch.cat((last_BWD.to(x_BTD.dtype), fronted_BTD), 1)
-        hidden_BTC = seen_BSD.unfold(1, self.window, 1).transpose(2, 3).flatten(2)
+        if reads_BR is None:
+            hidden_BTC = seen_BSD.unfold(1, self.window, 1).transpose(2, 3).flatten(2)
+        else:
+            places_BR = reads_BR if order is None else torch.argsort(order, dim=1).gather(1, reads_BR)
+            places_BW = (places_BR[..., None] + torch.arange(self.window, device=x_BTD.device)).flatten(1)
+            hidden_BTC = taken(seen_BSD, places_BW).unflatten(1, (-1, self.window)).flatten(2)
         for layer in self.layers:
             hidden_BTC = F.gelu(layer(hidden_BTC))
         if cache is not None:
             counts_B = torch.full((batch,), length, device=x_BTD.device) if key_mask_BS is None else key_mask_BS.sum(1)
             places_BW = counts_B[:, None] + torch.arange(before, device=x_BTD.device)
-            cache.last_BWD = seen_BSD.gather(1, places_BW[..., None].expand(-1, -1, width))
-        if order is not None:
-            back = torch.argsort(order, dim=1)
-            hidden_BTC = hidden_BTC.gather(1, back[..., None].expand_as(hidden_BTC))
+            cache.last_BWD = taken(seen_BSD, places_BW)
+        if order is not None and reads_BR is None:
+            hidden_BTC = taken(hidden_BTC, torch.argsort(order, dim=1))
         return hidden_BTC

@@ -110,10 +110,11 @@ class Encoder:
     num_unknown: int = 0
 
     def demonstrations(self, records: Sequence[Record]) -> list[Demonstration]:
-        """Lines with `prompt` and `completion`."""
+        """Lines with `prompt` and `completion`, or pairs, of which the chosen completion is taken."""
         found = []
         for record in records:
-            kept = self._fitted(record, [self._completion(record, "completion")])
+            pair = "chosen" in record.fields and "completion" not in record.fields
+            kept = self._fitted(record, [self._completion(record, "chosen" if pair else "completion")])
             found += [Demonstration(_prompt(record), one) for one in kept]
         return found
 

@@ -118,3 +118,12 @@ def test_a_folder_that_cannot_be_trained_from_is_named(folder, tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         train(tmp_path, init_from=folder)
+
+
+def test_the_packaged_model_has_a_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("core.pretrained.interchange.load_smollm2", lambda: ("model", "tokenizer"))
+    assert load_model("smollm2") == ("model", "tokenizer")
+    (tmp_path / "smollm2").mkdir()
+    with pytest.raises(UnsupportedModel, match="holds no model"):  # a folder of that name comes first
+        load_model("smollm2")

@@ -43,6 +43,24 @@ def test_scoring_gives_the_logprobs_of_sampling(ending, temperature, model):
     assert (scored[~samples.mask_BT] == 0).all()
 
 
+def test_scoring_samples_that_are_all_shorter_than_their_tensor(model):
+    tokens = torch.tensor([[3, 4, 0, 0], [3, 5, 0, 0]])
+    samples = Samples(tokens, tokens > 0, torch.zeros(2, 4), torch.zeros(2, dtype=torch.bool))
+    policy = LanguageModelPolicy(model, max_new_tokens=4)
+    for contexts in ([[7, 8], [7, 8]], [[7, 8], [9, 8]], [[7, 8, 3], [7, 8]]):
+        scored = policy.logprobs(contexts, samples)
+        for row, context in enumerate(contexts):
+            alone = Samples(
+                tokens[row : row + 1, :2],
+                *(value[row : row + 1, :2] for value in (samples.mask_BT, samples.logprobs_BT)),
+                samples.finished_B[:1],
+            )
+            torch.testing.assert_close(
+                scored[row : row + 1, :2], policy.logprobs([context], alone), atol=1e-5, rtol=1e-5
+            )
+        assert (scored[:, 2:] == 0).all()
+
+
 def test_scoring_under_a_token_mask(model):
     policy = LanguageModelPolicy(model, max_new_tokens=6, eos_id=EOS, temperature=0.7)
     legal = torch.rand(6, 97, generator=torch.Generator().manual_seed(0)) > 0.8

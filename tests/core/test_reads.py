@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from core.config import ModelConfig
+from core.nn.lstm import LSTM
 from core.nn.transformer import Transformer
+from core.nn.window import WindowMLP
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 
@@ -49,3 +51,11 @@ def test_some_positions_are_as_among_all(shape: dict[str, Any], inputs: dict[str
     gradients = [torch.autograd.grad((out * weights).sum(), list(made.parameters())[:-1]) for out in (whole, some)]
     for expected, found in zip(*gradients):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [None, ~BEGINS])
+@pytest.mark.parametrize("made", [LSTM(11, 8, 12), WindowMLP(11, 8, window=4)], ids=["lstm", "mlp"])
+def test_some_positions_of_other_networks(made: LSTM | WindowMLP, padding: torch.Tensor | None) -> None:
+    reads_BR = torch.tensor([[4, 8, 5], [2, 3, 7], [8, 8, 1]])
+    whole = made(tokens(), key_mask_BS=padding)[torch.arange(3)[:, None], reads_BR]
+    torch.testing.assert_close(made(tokens(), key_mask_BS=padding, reads_BR=reads_BR), whole, **CLOSE)

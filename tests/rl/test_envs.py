@@ -34,6 +34,7 @@ VARIANTS = [
     ("CliffWalking", {"slippery": True}),
     ("Taxi", {}),
     ("Taxi", {"rainy": True, "horizon": 30}),
+    ("Taxi", {"masked": True}),
     ("Blackjack", {}),
     ("Blackjack", {"sab": False, "natural": True}),
     ("TicTacToe", {}),

@@ -9,6 +9,7 @@ from operator import xor
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.toy_text.taxi import TaxiEnv
 
 import rl.envs  # noqa: F401 - registers them
 from rl.envs.lexicon import WORDS, repeated_sentiment, sentiment
@@ -196,6 +197,27 @@ def test_a_taxi_pays_for_a_wrong_stop():
     env = make("Taxi")
     env.reset(seed=1)
     assert env.step("D")[1] == -10.0
+
+
+def test_a_masked_taxi_may_do_what_gymnasium_s_mask_allows():
+    env, original = make("Taxi", masked=True), TaxiEnv()
+    seen = set()
+    for seed in range(30):
+        _, info = env.reset(seed=seed)
+        for _ in range(40):
+            mask = original.action_mask(info["state_key"])
+            assert set(info["legal_actions"]) == {letter for letter, legal in zip("SNEWPD", mask) if legal}
+            seen.add(frozenset(info["legal_actions"]))
+            letter = info["legal_actions"][int(env.np_random.integers(len(info["legal_actions"])))]
+            _, _, terminated, truncated, info = env.step(letter)
+            if terminated or truncated:
+                break
+    assert len(seen) > 10
+    observation, before = env.reset(seed=1)
+    assert "P" not in before["legal_actions"]
+    after = env.step("P")
+    assert after[0] == observation
+    assert not after[4]["valid"]
 
 
 def test_three_in_a_row():

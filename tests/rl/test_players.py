@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from core.text.chat import encode_chat, render
 from core.text.tokenizer import BPETokenizer
 from rl.episodes import EVALUATION, TRAINING, EpisodeSeed
 from rl.interface import ChatInterface
+from rl.prompts import read_prompts
 from rl.rewards import BadReward
 from rl.trainers import PolicyTrainer
 
@@ -74,6 +76,17 @@ def test_dynamic_sampling_works_on_prompts(prompted):
     trainer = PolicyTrainer(dataclasses.replace(prompted, algorithm="dapo", batch_size=32), quiet=True, report=False)
     trainer.train()
     assert trainer.sample(1)[0]["transcript"][-1]["role"] == "agent"
+
+
+def test_the_bundled_prompts_need_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prompts = [record.fields["prompt"] for record in read_prompts(Path("topics"))]
+    assert len(set(prompts)) == len(prompts) == 130
+    assert "Write one sentence about apples." in prompts
+    assert len({prompt.split()[-1][0] for prompt in prompts[-13:]}) > 8  # what is held out is not all of one letter
+    (tmp_path / "topics").write_text("")
+    with pytest.raises(UserError, match="JSON lines"):  # a file of that name comes first
+        read_prompts(Path("topics"))
 
 
 def test_episodes_are_prompts_answers_and_what_they_are_worth(prompted):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from core.config import ModelConfig
+from core.config import ModelConfig, OptimConfig
 from core.training.update import NonFiniteStep
 from rl.algorithms import ALGORITHMS
 from rl.episodes import TRAINING, EpisodeSeed
@@ -304,6 +304,22 @@ def test_a_critic_starts_at_0_and_learns_what_to_expect(make_task):
     explained = [task.train_step(seeds(8, first=8 * n))["explained_variance"] for n in range(10)]
     assert explained[0] == 0
     assert explained[-1] > 0.9
+
+
+def test_the_critic_learns_on_when_the_policy_has_moved_far_enough(make_task, monkeypatch):
+    task = make_task(algorithm="ppo", epochs=6, target_kl=1e-9, optim=OptimConfig(lr=1e-2))
+    updates = {"policy": 0, "critic": 0}
+    for name, updater in (("policy", task.model), ("critic", task.critic)):
+        original = updater.step_micro
+
+        def counted(*arguments, name=name, original=original):
+            updates[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(updater, "step_micro", counted)
+    metrics = task.train_step(seeds(8))
+    assert updates == {"policy": 2, "critic": 6}  # the second began with a policy that had moved
+    assert metrics["updates"] == 2
 
 
 def test_an_update_without_gradient_is_counted(make_task):

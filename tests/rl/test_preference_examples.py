@@ -53,7 +53,9 @@ def test_demonstrations_labels_and_what_pairs_say_of_them(tmp_path):
     assert bad.completion.tokens == [LETTERS.eos_id]  # to say nothing is an answer too
     assert [liked(good), liked(bad)] == [[good.completion], []]
     assert [one.completion for one in encoder.demonstrations(read_examples(path))] == [good.completion, bad.completion]
-    _, pairs = encode(lines(tmp_path, pair(), pair(prompt="b:", chosen="b", rejected="a"), name="p.jsonl"))
+    of_pairs = lines(tmp_path, pair(), pair(prompt="b:", chosen="b", rejected="a"), name="p.jsonl")
+    _, pairs = encode(of_pairs)
+    assert [one.completion for one in encoder.demonstrations(read_examples(of_pairs))] == [p.chosen for p in pairs]
     labelled = labelled_from_pairs(pairs)
     assert [one.good for one in labelled] == [True, True, False, False]
     assert [one.completion for one in labelled] == [p.chosen for p in pairs] + [p.rejected for p in pairs]
