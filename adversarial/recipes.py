@@ -1,4 +1,8 @@
-"""Runs that are known to work. A recipe returns a config; `trillium list` shows what its docstring says."""
+"""Runs that are known to work. A recipe returns a config; `trillium list` shows what its docstring says.
+
+`Captions:` is what the same recipe gives on COCO's captions, split as Texygen has them: `trillium train
+adversarial:RECIPE --text TRAIN.txt --held-out-text TEST.txt --max-tokens 40`.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -16,6 +20,7 @@ def gan(**changes: Any) -> GANConfig:
     Command: trillium train adversarial:gan
     Runtime: 46 seconds on one CPU core
     Expected: 84 % of the sentences are grammatical, 48 % before the GAN phase; held-out NLL 1.83 nats (bound 1.80)
+    Captions: held-out NLL 4.16, 4.37 before the GAN phase
 
     MLE for as many steps (`--mle-fraction 1`) is better still here, 88 % and 1.82: the GAN phase keeps a likelihood
     term, and on a grammar this regular that term is what teaches most.
@@ -126,6 +131,7 @@ def seqgan(**changes: Any) -> GANConfig:
     Command: trillium train adversarial:seqgan
     Runtime: 8 minutes on one busy CPU core
     Expected: NLL_oracle 8.51, 8.84 before the game; held-out NLL 8.49 and 8.37
+    Captions: held-out NLL 5.08, 4.87 before the game
 
     As in the classic protocol the LSTM has learned its text by heart before the game begins, which is what there is to
     mend: after a well-kept MLE (dropout, weights chosen by validation lines) the game changed 9.43 and 7.49 to 9.41 and
@@ -184,6 +190,7 @@ def rpgan(**changes: Any) -> GANConfig:
     Command: trillium train adversarial:rpgan
     Runtime: 8 minutes on one busy CPU core
     Expected: held-out NLL 7.51 as before the game; NLL_oracle 9.45, 9.47 before
+    Captions: held-out NLL 3.99, 3.98 before the game
     """
     config = _classic(
         "rpgan",
@@ -239,6 +246,7 @@ def maligan(**changes: Any) -> GANConfig:
     Command: trillium train adversarial:maligan
     Runtime: 4 minutes on one busy CPU core
     Expected: NLL_oracle 8.85, 8.84 before the game; held-out NLL 8.38 and 8.37: nothing gained
+    Captions: held-out NLL 4.91, 4.87 before the game
 
     A discriminator that has learned more makes it worse (9.01 and 8.85 after 40 rounds of 200 updates, the generator at
     1e-2): few of 64 sentences then carry all the weight.
@@ -266,6 +274,7 @@ def rankgan(**changes: Any) -> GANConfig:
     Command: trillium train adversarial:rankgan
     Runtime: 4 minutes on one busy CPU core
     Expected: NLL_oracle 8.52, 8.84 before the game; held-out NLL 8.49 and 8.37
+    Captions: held-out NLL 5.39, 4.87 before the game
     """
     config = seqgan(out=Path("runs/rankgan"), loss="ranking", reward="rank")
     return dataclasses.replace(config, **changes)
@@ -277,6 +286,7 @@ def cot(**changes: Any) -> GANConfig:
     Command: trillium train adversarial:cot
     Runtime: 7 minutes on one busy CPU core
     Expected: held-out NLL 7.60 without any MLE of the generator (8.52 before, a good MLE 7.5); NLL_oracle 9.78
+    Captions: held-out NLL 4.68, 8.40 before
     """
     config = _classic(
         "cot",
@@ -300,6 +310,7 @@ def textgail(**changes: Any) -> GANConfig:
     Command: trillium train adversarial:textgail
     Runtime: 2 minutes on one busy CPU core
     Expected: NLL_oracle 9.10, 9.46 before the game; held-out NLL 7.60 and 7.51
+    Captions: held-out NLL 4.04, 3.98 before the game
     """
     config = _classic(
         "textgail",

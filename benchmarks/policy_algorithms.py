@@ -5,7 +5,8 @@
 Each run is `trillium train rl:RECIPE --algorithm ALGORITHM --seed SEED`, whose settings are otherwise the same. Scores
 are exact expected returns where the environment can be enumerated, else means over 10,000 episodes. Printed are means
 over the seeds and the worst seed: the return of sampled play in per cent of the way from random play to the optimum,
-its regret, that of greedy play, and seconds of training. Finished runs are not done again.
+its regret, that of greedy play, and seconds of processor time of the one thread, which other work leaves alone.
+Finished runs are not done again.
 """
 
 import argparse
@@ -34,9 +35,9 @@ def run(out: Path, recipe: str, algorithm: str, seed: int) -> dict[str, float]:
         out=out, seed=seed, algorithm=algorithm, eval_episodes=episodes, sample_episodes=0, max_noop_steps=0
     )
     trainer = PolicyTrainer(config, quiet=True, report=False)
-    started = time.perf_counter()
+    started = time.process_time()
     trainer.train()
-    found = {"seconds": time.perf_counter() - started} | trainer.known_returns()
+    found = {"seconds": time.process_time() - started} | trainer.known_returns()
     rows = {row["name"]: row["return"] for row in trainer.report_sections()["rows"]}
     for name, label in (("start", "before RL"), ("sampled", "model"), ("greedy", "model, greedy")):
         value = rows.get(f"{label} (exact)", rows.get(label))
