@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.nn.attention import taken
+
 
 class MemoryState:
     """The memory of every row: what decoding keeps instead of keys and values."""
@@ -78,6 +80,7 @@ class RelationalMemory(nn.Module):
         embeddings_BTD: Tensor | None = None,
         *,
         cache: MemoryState | None = None,
+        reads_BR: Tensor | None = None,
     ) -> Tensor:
         """hidden_BTM of every position: the whole memory after it.
 
@@ -85,6 +88,7 @@ class RelationalMemory(nn.Module):
             tokens_BT: int64 token ids; or give `embeddings_BTD`.
             embeddings_BTD: inputs that are not tokens.
             cache: memory before the first position; holds that after the last one afterwards.
+            reads_BR: int64; the positions that are wanted, all by default.
         """
         if (tokens_BT is None) == (embeddings_BTD is None):
             raise ValueError("give either tokens_BT or embeddings_BTD, not both and not neither")
@@ -101,7 +105,8 @@ class RelationalMemory(nn.Module):
             outputs.append(memory_BSM.flatten(1))
         if cache is not None:
             cache.memory_BSM = memory_BSM
-        return torch.stack(outputs, 1)
+        hidden_BTM = torch.stack(outputs, 1)
+        return hidden_BTM if reads_BR is None else taken(hidden_BTM, reads_BR)
 
     def _step(self, memory_BSM: Tensor, input_B1M: Tensor, gates_B1M: Tensor) -> Tensor:
         seen_BSM = torch.cat((memory_BSM, input_B1M), 1)

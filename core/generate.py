@@ -96,8 +96,9 @@ def prefill(
     if mask_BT is not None:
         options = {**options, "key_mask_BS": mask_BT}
     cache = model.new_cache(len(prompts), num_prompt + num_new - 1)  # the last token is not read again
-    hidden_BTD = model(**inputs, cache=cache, **options)
-    return hidden_BTD[:, -1], cache
+    last_B1 = torch.full((len(prompts), 1), num_prompt - 1, device=device)
+    hidden_B1D = model(**inputs, cache=cache, reads_BR=last_B1, **options)
+    return hidden_B1D[:, 0], cache
 
 
 def generate(

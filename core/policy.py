@@ -195,7 +195,8 @@ class LanguageModelPolicy:
         cache = self.model.new_prefix(mask_PT)
         padding = {} if mask_PT is None else {"key_mask_BS": mask_PT}
         rows = torch.tensor(prompt_R, device=device)
-        last_R1D = self.model(tokens_PT, cache=cache, **padding)[rows, -1:]
+        last_P1 = torch.full((len(prompts), 1), tokens_PT.shape[1] - 1, device=device)
+        last_R1D = self.model(tokens_PT, cache=cache, reads_BR=last_P1, **padding)[rows]
         if not any(sampled):
             return last_R1D
         cache.expand(rows)

@@ -150,6 +150,55 @@ def wordle(**changes: Any) -> PolicyConfig:
     )  # fmt: skip
 
 
+def arithmetic(**changes: Any) -> PolicyConfig:
+    """Sums and differences of two digits, as reasoning-gym asks them; any of its datasets with `--env-kwargs`.
+
+    Needs the extra `games`.
+
+    Command: trillium train rl:arithmetic
+    Runtime: XX
+    Expected: XX
+    """
+    settings = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "exact": True, "max_observation": 80}
+    answers = "|".join(str(number) for number in range(-9, 19))
+    return _game(
+        "arithmetic", "ReasoningGym", {"dataset": "chain_sum", "answers": answers, **settings}, batch_size=256,
+        entropy_coef=0.05, epochs=8, steps=150, **changes,
+    )  # fmt: skip
+
+
+def hanoi(**changes: Any) -> PolicyConfig:
+    """TextArena's Tower of Hanoi with two discs; another of its games with `--env-kwargs`.
+
+    Needs the extra `games`.
+
+    Command: trillium train rl:hanoi
+    Runtime: XX
+    Expected: XX
+    """
+    settings = {"game": "TowerOfHanoi-v0", "num_disks": 2, "rules": False, "horizon": 12, "max_observation": 60}
+    return _game(
+        "hanoi", "TextArena", settings, gamma=0.9, entropy_coef=0.01, epochs=4, steps=100,
+        network="transformer", critic_lr=1e-3, **changes,
+    )  # fmt: skip
+
+
+def adventure(**changes: Any) -> PolicyConfig:
+    """A text adventure of two rooms, which TextWorld generates; larger ones with `--env-kwargs`.
+
+    Needs the extra `games`.
+
+    Command: trillium train rl:adventure
+    Runtime: XX
+    Expected: XX
+    """
+    settings = {"rooms": 2, "quest_length": 2, "seed": 1, "horizon": 10}
+    return _game(
+        "adventure", "TextWorld", settings, gamma=0.9, batch_size=16, entropy_coef=0.01, epochs=4, steps=60,
+        network="transformer", critic_lr=1e-3, **changes,
+    )  # fmt: skip
+
+
 def rlhf(**changes: Any) -> PolicyConfig:
     """SmolLM2-135M-Instruct learns to sound happy: one sentence about each of 130 things, judged by a list of words.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.config import ModelConfig
-from core.nn.attention import additive, causal_bias, compute_dtype, uses_bmm
+from core.nn.attention import additive, causal_bias, compute_dtype, taken, uses_bmm
 from core.nn.block import Block, CrossAttention, Reads, build_norm
 from core.nn.cache import KVCache, PrefixCache
 from core.nn.decoder import DecodingBlock, rearranged
@@ -192,7 +192,7 @@ class Transformer(nn.Module):
             memory_mask_BM: bool, True = a real memory position.
             shift_BD: added to every embedding of the row; with a cache only the first call needs it.
             reads_BR: int64; the positions whose hidden states are wanted, all by default. The last block computes no
-                others: of a long prompt only keys and values. Not with a cache.
+                others: of a long prompt only keys and values; with a cache it does.
 
         Returns:
             hidden_BTD, or with `reads_BR` hidden_BRD.
@@ -225,7 +225,7 @@ class Transformer(nn.Module):
             dtype = compute_dtype(x_BTD)
             rotary = cos.to(dtype), sin.to(dtype)
         x_BTD = drop(x_BTD, self.config.dropout, self.training)
-        reads = None if reads_BR is None else _reads(reads_BR, x_BTD, rotary, bias)
+        reads = None if reads_BR is None or cache is not None else _reads(reads_BR, x_BTD, rotary, bias)
         for index, block in enumerate(stack):
             beside: tuple[Any, ...] = (memory_BMD, memory_mask_BM)
             if cache is None:
@@ -238,6 +238,8 @@ class Transformer(nn.Module):
                 x_BTD = call(x_BTD, rotary, bias, cache, *beside)
         if cache is not None:
             cache.advance(num_new, key_mask_BS)
+            if reads_BR is not None:
+                x_BTD = taken(x_BTD, reads_BR)
         return self.model.norm(x_BTD)
 
     def _positions(
