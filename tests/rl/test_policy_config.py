@@ -15,7 +15,13 @@ from core.training import configfile
 from rl.algorithms import ALGORITHMS
 from rl.config import PolicyConfig
 
-RECIPES = ["rl:copy", "rl:frozen_lake"]
+RECIPES = [
+    f"rl:{name}"
+    for name in (
+        "copy", "reverse", "sort", "frozen_lake", "slippery_lake", "cliff", "taxi", "blackjack", "tictactoe",
+        "guess_number", "wordle", "textgen", "arithmetic", "hanoi", "adventure", "rlhf",
+    )
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
