@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from core.training.trainer import Trainer
-from rl.envs.lexicon import sentiment
+from rl.envs.lexicon import sentence_sentiment
 from rl.rollout import Rollout
 from rl.trainers import PolicyTrainer
 
@@ -24,7 +24,7 @@ SHOWN = 6
 
 def scores(rollout: Rollout) -> torch.Tensor:
     """Sentiment of each sentence."""
-    return torch.tensor(sentiment([], [turn.action for turn in rollout.turns]))
+    return torch.tensor(sentence_sentiment([], [turn.action for turn in rollout.turns]))
 
 
 def main() -> None:

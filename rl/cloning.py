@@ -14,18 +14,11 @@ from rl.collect import demonstrate
 from rl.config import PolicyConfig
 from rl.environments import EnvironmentPool
 from rl.episodes import EpisodeSeed
+from rl.evaluation import random_action
 from rl.players import EnvironmentPlayer
 from rl.rollout import Rollout, select
 
 Shown = Literal["random", "optimal"]
-
-
-def random_action(env: gymnasium.Env[Any, Any], legal: Sequence[str] | None, chance: np.random.Generator) -> str:
-    """A uniformly random legal action; where the environment lists none, a sample of its action space."""
-    if legal is not None:
-        return legal[int(chance.integers(len(legal)))]
-    env.action_space.seed(int(chance.integers(2**31)))
-    return str(env.action_space.sample())
 
 
 def optimal_action(env: gymnasium.Env[Any, Any], legal: Sequence[str] | None, chance: np.random.Generator) -> str:

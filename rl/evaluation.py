@@ -81,8 +81,16 @@ class Episodes:
         return found
 
 
+def random_action(env: gymnasium.Env[Any, Any], legal: Sequence[str] | None, chance: np.random.Generator) -> str:
+    """A uniformly random legal action; where the environment lists none, a sample of its action space."""
+    if legal is not None:
+        return legal[int(chance.integers(len(legal)))]
+    env.action_space.seed(int(chance.integers(2**31)))
+    return str(env.action_space.sample())
+
+
 def play_randomly(envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[EpisodeSeed], *, max_turns: int) -> Episodes:
-    """Uniformly random legal actions; where the environment does not list them, samples of its action space.
+    """Episodes of `random_action`.
 
     Args:
         envs: at least as many as seeds.
@@ -91,13 +99,11 @@ def play_randomly(envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[Episo
     """
     returns, turns, num_valid = [], [], 0
     for env, seed in zip(envs, seeds, strict=False):
-        rng = np.random.default_rng(seed.sampling)
-        env.action_space.seed(seed.sampling % 2**31)
+        chance = np.random.default_rng(seed.sampling)
         _, info = env.reset(seed=seed.environment)
         total, count, done = 0.0, 0, False
         while not done and count < max_turns:
-            legal = info.get("legal_actions")
-            action = env.action_space.sample() if legal is None else legal[int(rng.integers(len(legal)))]
+            action = random_action(env, info.get("legal_actions"), chance)
             _, reward, terminated, truncated, info = env.step(action)
             total, count, done = total + float(reward), count + 1, terminated or truncated
             num_valid += bool(info.get("valid", True))

@@ -4,6 +4,7 @@ Both have the surface of `Player`; learning and evaluation know no more of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,22 +151,12 @@ class PromptPlayer:
         with torch.autocast(samples.tokens_BT.device.type, enabled=False):
             rewards = score(self.reward, texts, answers, **columns)
         unfinished = (~samples.finished_B).tolist()
-        device = samples.tokens_BT.device
-        return Rollout(
-            contexts=contexts,
-            samples=samples,
-            mask_number_NT=torch.zeros_like(samples.tokens_BT),
-            masks_KV=torch.ones(1, 1, dtype=torch.bool, device=device),
-            turns=[
-                Turn(text, answer, reward - self.config.unfinished_penalty * cut, True, False, not cut, text)
-                for text, answer, reward, cut in zip(map(readable, texts), answers, rewards, unfinished)
-            ],
-            episode_N=torch.arange(len(seeds), device=device),
-            turn_N=torch.zeros(len(seeds), dtype=torch.long, device=device),
-            final_contexts=[[] for _ in seeds],
-            final_observations=[""] * len(seeds),
-            seeds=list(seeds),
-        )
+        turns = [
+            Turn(text, answer, reward - self.config.unfinished_penalty * cut, True, False, not cut, text)
+            for text, answer, reward, cut in zip(map(readable, texts), answers, rewards, unfinished)
+        ]
+        rollout = Rollout.of_samples(contexts, samples, torch.tensor([turn.reward for turn in turns]))
+        return replace(rollout, turns=turns, seeds=list(seeds))
 
     def _encoded(self, records: Sequence[Record]) -> list[tuple[Any, list[int], dict[str, Any]]]:
         found = []

@@ -30,7 +30,7 @@ def reverse(**changes: Any) -> PolicyConfig:
 
 
 def sort(**changes: Any) -> PolicyConfig:
-    """As `copy`, but the letters are to be said in their order; `--env-kwargs length 8 --steps 3000` takes longer words.
+    """As `copy`, but the letters are to be sorted; `--env-kwargs length 8 --steps 3000` takes longer words.
 
     Command: trillium train rl:sort
     Runtime: XX
@@ -123,7 +123,7 @@ def guess_number(**changes: Any) -> PolicyConfig:
     Runtime: XX
     Expected: XX
     """
-    return _game("guess-number", "GuessNumber", {}, batch_size=64, entropy_coef=0.05, epochs=10, steps=150, **changes)
+    return _game("guess-number", "GuessNumber", {}, batch_size=64, entropy_coef=0.15, epochs=10, steps=200, **changes)
 
 
 def wordle(**changes: Any) -> PolicyConfig:
@@ -220,17 +220,17 @@ def rlhf(**changes: Any) -> PolicyConfig:
         lora_rank=16,
         chat=True,
         prompts=Path("topics"),
-        reward="rl.envs.lexicon:sentiment",
+        reward="rl.envs.lexicon:sentence_sentiment",
         max_new_tokens=32,
         algorithm="grpo",
-        epochs=1,
-        steps=50,
+        epochs=2,
+        steps=20,
         batch_size=32,
         kl_coef=0.005,
         entropy_coef=0.0,
         eval_episodes=104,
-        optim=OptimConfig(lr=3e-4),
-        critic_lr=3e-4,
+        optim=OptimConfig(lr=1e-3),
+        critic_lr=1e-3,
     )
     return dataclasses.replace(config, **changes)
 

@@ -24,6 +24,11 @@ def sentiment(prompts: list[str], completions: list[str], **columns: Any) -> lis
     return [_mean_valence(_words(text), once=True) for text in completions]
 
 
+def sentence_sentiment(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """As `sentiment`, but a text of fewer than ten words is taken for one of ten, or one word would please most."""
+    return [_mean_valence(_words(text), once=True, at_least=10) for text in completions]
+
+
 def repeated_sentiment(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
     """As `sentiment`, but a word counts as often as it is said: what a policy that says one word only gets most from.
 
@@ -133,9 +138,9 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def _mean_valence(words: Sequence[str], *, once: bool) -> float:
+def _mean_valence(words: Sequence[str], *, once: bool, at_least: int = 1) -> float:
     counted = dict.fromkeys(words) if once else words
-    return sum(VALENCES.get(word, 0) for word in counted) / (STRONGEST * max(len(words), 1))
+    return sum(VALENCES.get(word, 0) for word in counted) / (STRONGEST * max(len(words), at_least))
 
 
 def _strongest(num_words: int, sign: int) -> str:

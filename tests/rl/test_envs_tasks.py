@@ -12,7 +12,7 @@ import pytest
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
 import rl.envs  # noqa: F401 - registers them
-from rl.envs.lexicon import WORDS, repeated_sentiment, sentiment
+from rl.envs.lexicon import WORDS, repeated_sentiment, sentence_sentiment, sentiment
 from rl.envs.mini_wordle import WORDS as WORDLE
 from rl.envs.mini_wordle import marks
 from rl.envs.random_walk import graph
@@ -98,6 +98,10 @@ def test_sentiment_by_hand():
     texts = ["Love, bad table; qwxz!", "love love love", "", "joy and love"]
     assert sentiment(["", "", "", ""], texts) == pytest.approx([1 / 12, 1 / 3, 0, 2 / 3])
     assert repeated_sentiment(["", "", "", ""], texts) == pytest.approx([1 / 12, 1, 0, 2 / 3])
+    # Of fewer than ten words as if there were ten.
+    assert sentence_sentiment(["", "", "", ""], texts) == pytest.approx([1 / 30, 1 / 10, 0, 6 / 30])
+    long = "love " + "table " * 11
+    assert sentence_sentiment([""], [long]) == sentiment([""], [long]) == [3 / 36]
 
 
 @pytest.mark.parametrize("proxy", [False, True])
