@@ -13,8 +13,8 @@ def copy(**changes: Any) -> PolicyConfig:
     """A fresh policy learns to copy a word of four letters, rewarded for every letter in its place.
 
     Command: trillium train rl:copy
-    Runtime: 20 seconds on one CPU core, start-up included
-    Expected: words copied exactly: greedy 1.00, sampled 0.99 to 1.00 (optimum 1, random 0.004); seeds 0 to 2
+    Runtime: 25 seconds on one CPU core, start-up included
+    Expected: words copied exactly: greedy 1.00, sampled 0.999 (optimum 1, random 0.004)
     """
     return _word("copy", "Copy", changes, steps=400, entropy_coef=0.2)
 
@@ -23,8 +23,8 @@ def reverse(**changes: Any) -> PolicyConfig:
     """As `copy`, but the word is to be said backwards; `--env-kwargs length 8 --steps 3000` takes longer words.
 
     Command: trillium train rl:reverse
-    Runtime: XX
-    Expected: XX
+    Runtime: 50 seconds on one CPU core
+    Expected: words reversed exactly: greedy 0.99, sampled 0.98; of eight letters in 3 minutes 1.00 and 0.985
     """
     return _word("reverse", "Reverse", changes)
 
@@ -33,8 +33,8 @@ def sort(**changes: Any) -> PolicyConfig:
     """As `copy`, but the letters are to be sorted; `--env-kwargs length 8 --steps 3000` takes longer words.
 
     Command: trillium train rl:sort
-    Runtime: XX
-    Expected: XX
+    Runtime: 50 seconds on one CPU core
+    Expected: words sorted exactly: greedy 1.00, sampled 0.998; of eight letters in 3 minutes 0.995 and 0.994
     """
     return _word("sort", "Sort", changes)
 
@@ -43,8 +43,8 @@ def frozen_lake(**changes: Any) -> PolicyConfig:
     """A fresh policy learns to walk over the frozen lake, rewarded at the goal only.
 
     Command: trillium train rl:frozen_lake
-    Runtime: XX
-    Expected: XX
+    Runtime: 15 seconds on one CPU core, start-up included
+    Expected: exact return: greedy 1.00, sampled 0.995 (optimum 1, random 0.012), in 6 turns; other algorithms alike
     """
     settings = {"slippery": False, "horizon": 20}
     return _game("frozen-lake", "FrozenLake", settings, changes, gamma=0.95, entropy_coef=0.05, steps=150)
@@ -55,7 +55,7 @@ def slippery_lake(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:slippery_lake
     Runtime: 130 seconds on one CPU core
-    Expected: exact return .727 to .734 (optimum .7442, random .014)
+    Expected: exact return 0.727 (optimum 0.744, random 0.014)
     """
     return _game(
         "slippery-lake", "FrozenLake", {"slippery": True}, changes, gamma=0.99, batch_size=64, entropy_coef=0.005,
@@ -67,8 +67,8 @@ def cliff(**changes: Any) -> PolicyConfig:
     """A walk along a cliff, in which a fall costs as much as 100 steps.
 
     Command: trillium train rl:cliff
-    Runtime: XX
-    Expected: XX
+    Runtime: 45 seconds on one CPU core
+    Expected: exact return: greedy -13, sampled -13.2 (optimum -13, random -1083)
     """
     return _game("cliff", "CliffWalking", {}, changes, gamma=0.97, entropy_coef=0.5, steps=350)
 
@@ -90,8 +90,8 @@ def blackjack(**changes: Any) -> PolicyConfig:
     """Blackjack by the rules of Sutton and Barto, in which the best return is a loss of 0.043 a game.
 
     Command: trillium train rl:blackjack
-    Runtime: XX
-    Expected: XX
+    Runtime: 30 seconds on one CPU core
+    Expected: exact return: greedy -0.047, sampled -0.049 (optimum -0.043, random -0.394)
     """
     return _game("blackjack", "Blackjack", {}, changes, batch_size=256, entropy_coef=0.02, epochs=10, steps=300)
 
@@ -101,7 +101,7 @@ def tictactoe(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:tictactoe
     Runtime: 55 seconds on one CPU core
-    Expected: exact return: greedy .992, sampled .981 (optimum .9948, random .297)
+    Expected: exact return: greedy 0.992, sampled 0.981 (optimum 0.995, random 0.297)
     """
     return _game(
         "tictactoe", "TicTacToe", {}, changes, batch_size=128, entropy_coef=0.02, epochs=10, steps=330,
@@ -113,8 +113,8 @@ def guess_number(**changes: Any) -> PolicyConfig:
     """Find a number from 1 to 7 in three guesses that are answered with higher or lower.
 
     Command: trillium train rl:guess_number
-    Runtime: XX
-    Expected: XX
+    Runtime: 10 seconds on one CPU core
+    Expected: numbers found: greedy 1.00, sampled 0.98 to 0.99 (random 0.37)
     """
     return _game("guess-number", "GuessNumber", {}, changes, batch_size=64, entropy_coef=0.15, epochs=10, steps=200)
 
@@ -124,7 +124,7 @@ def wordle(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:wordle
     Runtime: 110 seconds on one CPU core
-    Expected: words found: greedy 1.00, sampled .995 (random .227)
+    Expected: words found: greedy 1.00, sampled 0.995 (random 0.227)
     """
     return _game(
         "wordle", "MiniWordle", {"turns": 4}, changes, batch_size=128, entropy_coef=0.02, epochs=4, steps=300,
@@ -140,7 +140,7 @@ def textgen(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:textgen
     Runtime: 30 seconds on one CPU core
-    Expected: return .997 (optimum 1, random .423)
+    Expected: return 0.997 (optimum 1, random 0.423)
     """
     settings = {"turns": 4, "piece_length": 8, "charset": "abcdefghijklmnopqrstuvwxyz "}
     return _game(
@@ -156,7 +156,7 @@ def arithmetic(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:arithmetic
     Runtime: 2 minutes on one CPU core
-    Expected: right answers: from .05 to .20 (random .035)
+    Expected: right answers: from 0.05 to 0.20 (random 0.035)
     """
     settings = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "exact": True, "max_observation": 80}
     answers = "|".join(str(number) for number in range(-9, 19))
@@ -173,7 +173,7 @@ def hanoi(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:hanoi
     Runtime: 45 seconds on one CPU core
-    Expected: solved: from .43 to 1.00
+    Expected: solved: from 0.43 to 1.00
     """
     settings = {"game": "TowerOfHanoi-v0", "num_disks": 2, "rules": False, "horizon": 12, "max_observation": 60}
     return _game(
@@ -189,7 +189,7 @@ def adventure(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:adventure
     Runtime: 105 seconds on one CPU core
-    Expected: won: from .32 to 1.00 (random .43)
+    Expected: won: from 0.32 to 1.00 (random 0.43)
     """
     settings = {"rooms": 2, "quest_length": 2, "seed": 1, "horizon": 10}
     return _game(
