@@ -46,8 +46,8 @@ def main() -> None:
         error = (first.var() / len(first) + last.var() / len(last)).sqrt() / first.std()
         finished = [rollout.samples.finished_B.float().mean().item() for rollout in (before, after)]
         print(
-            f"{folder}: {len(last)} sentences; sentiment {first.mean():.4f} (sd {first.std():.4f}) -> {last.mean():.4f} "
-            f"(sd {last.std():.4f}), up by {rise:.2f} sd of the start [{rise - 1.96 * error:.2f}, "
+            f"{folder}: {len(last)} sentences; sentiment {first.mean():.4f} (sd {first.std():.4f}) -> "
+            f"{last.mean():.4f} (sd {last.std():.4f}), up by {rise:.2f} sd of the start [{rise - 1.96 * error:.2f}, "
             f"{rise + 1.96 * error:.2f}]; KL {kl.mean():.2f} nats a sentence (sd {kl.std():.2f}); finished "
             f"{finished[0]:.2f} -> {finished[1]:.2f}"
         )

@@ -1,6 +1,7 @@
 """Recipes of policy optimisation. `--algorithm grpo` or another one of ten changes the algorithm of each."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def reward_model(**changes: Any) -> RewardModelConfig:
     return dataclasses.replace(config, **changes)
 
 
-def _word(name: str, env: str, changes: dict[str, Any], **settings: Any) -> PolicyConfig:
+def _word(name: str, env: str, changes: Mapping[str, Any], **settings: Any) -> PolicyConfig:
     """REINFORCE on words of four letters. With less entropy single letters are settled too early, and wrongly."""
     common: dict[str, Any] = {
         "out": Path(f"runs/rl-{name}"),
@@ -308,17 +309,17 @@ def _word(name: str, env: str, changes: dict[str, Any], **settings: Any) -> Poli
         "optim": OptimConfig(lr=2e-3),
         "threads": 1,  # networks this small only lose time when they are split over threads
     }
-    return PolicyConfig(**(common | settings | changes))
+    return PolicyConfig(**{**common, **settings, **changes})
 
 
 def _game(
-    name: str, env: str, env_kwargs: dict[str, bool | int | float | str], changes: dict[str, Any], **settings: Any
+    name: str, env: str, env_kwargs: Mapping[str, Any], changes: Mapping[str, Any], **settings: Any
 ) -> PolicyConfig:
     """PPO with a small feed-forward network, which sees all of a short observation at once."""
     common: dict[str, Any] = {
         "out": Path(f"runs/rl-{name}"),
         "env": f"trillium/{env}-v0",
-        "env_kwargs": env_kwargs,
+        "env_kwargs": dict(env_kwargs),
         "algorithm": "ppo",
         "network": "mlp",
         "batch_size": 32,
@@ -328,4 +329,4 @@ def _game(
         "critic_lr": 3e-3,
         "threads": 1,
     }
-    return PolicyConfig(**(common | settings | changes))
+    return PolicyConfig(**{**common, **settings, **changes})
