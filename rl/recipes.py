@@ -13,6 +13,8 @@ from rl.preferences.config import PreferenceConfig, RewardModelConfig, SftConfig
 def copy(**changes: Any) -> PolicyConfig:
     """A fresh policy learns to copy a word of four letters, rewarded for every letter in its place.
 
+    Eight letters: `--algorithm ppo --env-kwargs length 8 --entropy-coef 0.02 --no-normalize-advantages --steps 480`.
+
     Command: trillium train rl:copy
     Runtime: 25 seconds on one CPU core, start-up included
     Expected: words copied exactly: greedy 1.00, sampled 0.999 (optimum 1, random 0.004)
@@ -305,6 +307,8 @@ def _word(name: str, env: str, changes: Mapping[str, Any], **settings: Any) -> P
         "env": f"trillium/{env}-v0",
         "steps": 1200,
         "normalize_advantages": True,
+        "value_clip": 0.0,
+        "critic_lr": 2e-3,
         "entropy_coef": 0.5,
         "optim": OptimConfig(lr=2e-3),
         "threads": 1,  # networks this small only lose time when they are split over threads
