@@ -278,7 +278,7 @@ class GANTrainer(Trainer):
         """The generator and its tokenizer, for `trillium export`."""
         model = self._task.model
         if not isinstance(model, Transformer):
-            raise RunError(f"only a Transformer can be exported; {self.config.out} has the network {type(model).__name__}")
+            raise RunError(f"only a Transformer can be exported; {self.config.out} has: {type(model).__name__}")
         if self.config.latent or self.corpus.labels:
             raise RunError(f"{self.config.out} has latent noise or labels, which no exported folder can hold")
         return model, self.corpus.tokenizer

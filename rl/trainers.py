@@ -177,7 +177,7 @@ class PolicyTrainer(Trainer):
         """The policy's language model and tokenizer, for `trillium export`."""
         model = self.task.model.module
         if not isinstance(model, Transformer):
-            raise RunError(f"only a Transformer can be exported; {self.config.out} has the network {type(model).__name__}")
+            raise RunError(f"only a Transformer can be exported; {self.config.out} has: {type(model).__name__}")
         return model, self.tokenizer
 
     def save(self, folder: Path | str) -> Path:

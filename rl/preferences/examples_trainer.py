@@ -159,7 +159,7 @@ class WriterTrainer(ExamplesTrainer):
         tokenizer = self.tokenizer
         model = self.writer.policy.model
         if not isinstance(model, Transformer):
-            raise RunError(f"only a Transformer can be exported; {self.config.out} has the network {type(model).__name__}")
+            raise RunError(f"only a Transformer can be exported; {self.config.out} has: {type(model).__name__}")
         if self.config.lora_rank:
             model = copy.deepcopy(model).float()
             merge_lora(model)
