@@ -1,6 +1,6 @@
 """How close policy optimisation with a price on divergence comes to the best policy there is, which is known.
 
-    python benchmarks/regularised_policy.py [--seeds 0 1 2]
+    python benchmarks/regularised_policy.py [--algorithms ppo rloo …] [--seeds 0 1 2]
 
 The policy says three letters of a, b, c, d and is rewarded with the share of a. With the price beta on a nat of
 divergence from its uniform start, the best policy is proportional to exp(reward / beta), and the objective E[reward] -
@@ -73,10 +73,11 @@ def run(algorithm: str, kl: str, seed: int) -> tuple[float, float]:
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     print(f"shortfall in per cent, mean [worst] of seeds {options.seeds}; seconds of processor time")
-    for algorithm, kl in itertools.product(ALGORITHMS, ("reward", "loss")):
+    for algorithm, kl in itertools.product(options.algorithms, ("reward", "loss")):
         runs = np.array([run(algorithm, kl, seed) for seed in options.seeds])
         print(
             f"{algorithm:11}{kl:8}{runs[:, 0].mean():8.2f} [{runs[:, 0].max():.2f}]{runs[:, 1].mean():7.1f} s",

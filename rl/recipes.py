@@ -27,7 +27,7 @@ def reverse(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:reverse
     Runtime: 50 seconds on one CPU core
-    Expected: words reversed exactly: greedy 0.99, sampled 0.98; of eight letters in 3 minutes 1.00 and 0.985
+    Expected: words reversed exactly: greedy 1.00, sampled 0.997; of eight letters in 3 minutes 1.00 and 0.985
     """
     return _word("reverse", "Reverse", changes)
 
@@ -58,7 +58,7 @@ def slippery_lake(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:slippery_lake
     Runtime: 130 seconds on one CPU core
-    Expected: exact return 0.727 (optimum 0.744, random 0.014)
+    Expected: exact return 0.727 to 0.738 (optimum 0.744, random 0.014)
     """
     return _game(
         "slippery-lake", "FrozenLake", {"slippery": True}, changes, gamma=0.99, batch_size=64, entropy_coef=0.005,
