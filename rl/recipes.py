@@ -9,6 +9,9 @@ from core.config import ModelConfig, OptimConfig
 from rl.config import PolicyConfig
 from rl.preferences.config import PreferenceConfig, RewardModelConfig, SftConfig
 
+_READER: dict[str, Any] = {"network": "transformer", "epochs": 4, "entropy_coef": 0.01, "critic_lr": 1e-3}
+"""PPO where observations are long: what differs from the settings of `_game`."""
+
 
 def copy(**changes: Any) -> PolicyConfig:
     """A fresh policy learns to copy a word of four letters, rewarded for every letter in its place.
@@ -147,8 +150,7 @@ def textgen(**changes: Any) -> PolicyConfig:
     """
     settings = {"turns": 4, "piece_length": 8, "charset": "abcdefghijklmnopqrstuvwxyz "}
     return _game(
-        "textgen", "TextGeneration", settings, changes, entropy_coef=0.01, epochs=4, steps=60, batch_size=64,
-        network="transformer", critic_lr=1e-3,
+        "textgen", "TextGeneration", settings, changes, steps=60, batch_size=64, **_READER,
     )  # fmt: skip
 
 
@@ -180,8 +182,7 @@ def hanoi(**changes: Any) -> PolicyConfig:
     """
     settings = {"game": "TowerOfHanoi-v0", "num_disks": 2, "rules": False, "horizon": 12, "max_observation": 60}
     return _game(
-        "hanoi", "TextArena", settings, changes, gamma=0.9, entropy_coef=0.01, epochs=4, steps=100,
-        network="transformer", critic_lr=1e-3,
+        "hanoi", "TextArena", settings, changes, gamma=0.9, steps=100, **_READER,
     )  # fmt: skip
 
 
@@ -196,8 +197,7 @@ def adventure(**changes: Any) -> PolicyConfig:
     """
     settings = {"rooms": 2, "quest_length": 2, "seed": 1, "horizon": 10}
     return _game(
-        "adventure", "TextWorld", settings, changes, gamma=0.9, batch_size=16, entropy_coef=0.01, epochs=4, steps=60,
-        network="transformer", critic_lr=1e-3,
+        "adventure", "TextWorld", settings, changes, gamma=0.9, batch_size=16, steps=60, **_READER,
     )  # fmt: skip
 
 
