@@ -100,8 +100,9 @@ class PolicyConfig(RunConfig):
     """Probability ratios beyond 1 +- clip get no gradient that drives them further; 0 means no limit."""
     clip_high: float = 0.0
     """The limit upwards, where it differs; 0: the algorithm's own (0.28 for DAPO, 4 for CISPO, else `clip`)."""
-    value_clip: float = 0.2
-    """PPO: values that moved by more than this since the rollout get no gradient further; 0 means no limit."""
+    value_clip: float = 0.0
+    """PPO: values that moved by more than this since the rollout get no gradient further, in standard deviations of the
+    returns so far; 0 means no limit, which mostly learns faster."""
     target_kl: float = 0.03
     """No further update of the policy on the episodes once it has moved by so many nats a token, while a critic learns
     on; 0 means no limit."""

@@ -4,11 +4,11 @@ Shape suffixes: N = turns, T = tokens of a turn, V = vocabulary, E = episodes, J
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.errors import UserError
 from core.interfaces import Samples
@@ -23,6 +23,7 @@ from rl.evaluation import TOLERANCE
 from rl.losses import clipped_value_loss, entropy_of, kl_estimates, square_kl, token_weights
 from rl.means import Means
 from rl.rollout import Rollout, select
+from rl.value_scale import ValueScale
 
 MOST_TURNS_AT_ONCE = 2048
 """Turns in one forward pass without gradient, where no logits are made."""
@@ -92,6 +93,7 @@ class Learner:
         self.runtime = runtime
         self.model = model
         self.critic = critic
+        self.scale = ValueScale(critic.module.head) if critic is not None else None  # type: ignore[arg-type]
         self.reference = reference
         self.longest_turn, self.longest_episode = longest
         self.optimum = optimum
@@ -139,13 +141,20 @@ class Learner:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and the coefficient of the divergence. The updaters are their owner's."""
-        return {"noop_updates": self.noop_updates, "noop_steps": self.noop_steps, "kl_coef": self.kl_coef}
+        """Counters, the coefficient of the divergence, the critic's units. The updaters are their owner's."""
+        return {
+            "noop_updates": self.noop_updates,
+            "noop_steps": self.noop_steps,
+            "kl_coef": self.kl_coef,
+            "scale": self.scale.state_dict() if self.scale is not None else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.noop_updates, self.noop_steps = state["noop_updates"], state["noop_steps"]
         self.kl_coef = state["kl_coef"]
+        if self.scale is not None:
+            self.scale.load_state_dict(state["scale"])
 
     # Credit.
 
@@ -157,7 +166,7 @@ class Learner:
         if self.critic is not None:
             value_NT = torch.where(mask_NT, self._values(rollout.contexts, rollout.samples), 0.0)
             bootstrap_E = self._bootstrap(rollout)
-        if self._rounds and (self.config.kl_coef or not self._single):
+        if self._rounds and (self.config.kl_coef or self.algorithm.minibatches > 1):
             own_NT = self._logprobs(self.policy, rollout)
             means.add("sampler_gap", (own_NT - behaviour_NT).abs().max())
             behaviour_NT = own_NT
@@ -183,8 +192,9 @@ class Learner:
         advantage_EJ = found.advantage_EJ
         if self.config.normalize_advantages:
             advantage_EJ = normalized(advantage_EJ, credit.mask_EJ)
-        if self.critic is not None:
+        if self.scale is not None:
             target_M, value_M = found.target_EJ[credit.mask_EJ], credit.value_EJ[credit.mask_EJ]
+            self.scale.follow(target_M)
             spread = target_M.var(correction=0)
             explained = 1 - (target_M - value_M).var(correction=0) / spread if spread > 0 else spread
             means.add("explained_variance", explained)
@@ -197,7 +207,7 @@ class Learner:
         length = self.config.aggregate_length or self.longest_episode
         weight_NT, count_NT = token_weights(mask_NT, rollout.episode_N, self.algorithm.aggregate, length=length)
         return _Step(
-            rollout, behaviour_NT, rollout.by_turn(advantage_EJ), weight_NT, count_NT, value_NT,
+            rollout, behaviour_NT.clone(), rollout.by_turn(advantage_EJ), weight_NT, count_NT, value_NT,
             rollout.by_turn(found.target_EJ), reference_NT,
         )  # fmt: skip
 
@@ -205,11 +215,6 @@ class Learner:
     def _rounds(self) -> bool:
         """Whether sampling rounds otherwise than training: then old probabilities are those of a training pass."""
         return self.runtime.dtype != torch.float32
-
-    @property
-    def _single(self) -> bool:
-        """Whether a step has one update, before which the policy's own probabilities are the old ones."""
-        return self.algorithm.epochs * self.algorithm.minibatches == 1
 
     def _overlong(self, rollout: Rollout) -> Tensor:
         """penalty_NT, on the last token of responses that are nearly too long, as DAPO's soft punishment."""
@@ -259,12 +264,13 @@ class Learner:
     def _values(self, contexts: Sequence[list[int]], samples: Samples) -> Tensor:
         """The critic's value_NT, without gradient."""
         assert self.critic is not None
+        assert self.scale is not None
         pieces = []
         with self.runtime.autocast():
             for start in range(0, len(samples), MOST_TURNS_AT_ONCE):
                 part = slice(start, start + MOST_TURNS_AT_ONCE)
                 pieces.append(self.critic.module(contexts[part], select(samples, part)))
-        return torch.cat(pieces)
+        return self.scale.values(torch.cat(pieces))
 
     def _bootstrap(self, rollout: Rollout) -> Tensor:
         """bootstrap_E: the critic's value of what a limit cut off; 0 where the environment ended the episode."""
@@ -295,7 +301,9 @@ class Learner:
         """One update of the policy on some turns."""
         micro = self._micro(turns)
         statistics = Means()
-        report = self.model.step_micro(micro, lambda part: self._policy_loss(step, part, statistics))
+        # Even two passes over batches that are split otherwise differ by some .1 in a large model's bf16.
+        fresh = first and self._rounds and self.algorithm.minibatches == 1
+        report = self.model.step_micro(micro, lambda part: self._policy_loss(step, part, statistics, fresh=fresh))
         self.noop_updates += report.grad_norm == 0
         measured = statistics.result()
         error = measured.pop("ratio/error")
@@ -319,8 +327,13 @@ class Learner:
         """What is read at a time."""
         return list(turns.tensor_split(self.config.optim.accumulate))
 
-    def _policy_loss(self, step: _Step, turns: Tensor, statistics: Means) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the token losses of some turns, and the sum of their counts."""
+    def _policy_loss(
+        self, step: _Step, turns: Tensor, statistics: Means, *, fresh: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the token losses of some turns, and the sum of their counts.
+
+        With `fresh` the probabilities found are those that later updates start from.
+        """
         samples, behaviour_NT = select(step.rollout.samples, turns), step.behaviour_NT[turns]
         mask_NT = samples.mask_BT
         with self.runtime.autocast():
@@ -329,9 +342,11 @@ class Learner:
         logp_NTV = logits_NTV.log_softmax(-1)
         tokens_NT1 = samples.tokens_BT.masked_fill(~mask_NT, 0).unsqueeze(-1)
         logprobs_NT = logp_NTV.gather(-1, tokens_NT1).squeeze(-1).masked_fill(~mask_NT, 0.0)
-        if self._rounds and self._single and not self.config.kl_coef:
-            statistics.add("sampler_gap", (logprobs_NT - behaviour_NT).abs().max())
+        if fresh:
+            if not self.config.kl_coef:  # else it was measured with the divergence
+                statistics.add("sampler_gap", (logprobs_NT - behaviour_NT).abs().max())
             behaviour_NT = logprobs_NT.detach()
+            step.behaviour_NT[turns] = behaviour_NT
         loss_NT = self.algorithm.loss(logprobs_NT, behaviour_NT, step.advantage_NT[turns], mask_NT)
         # The bonus fades as the learning rate does: it keeps the policy open at first, and not random at the end.
         entropy_coef = self.config.entropy_coef * self.model.lr / self.config.optim.lr
@@ -364,10 +379,12 @@ class Learner:
     def _critic_loss(self, step: _Step, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the critic's token losses of some turns, and how many tokens there are."""
         assert self.critic is not None
+        assert self.scale is not None
         samples = select(step.rollout.samples, turns)
         with self.runtime.autocast():
             value_NT = self.critic.module(step.rollout.contexts_of(turns), samples)
-        loss_NT = clipped_value_loss(value_NT, step.value_NT[turns], step.target_NT[turns], clip=self.config.value_clip)
+        old_NT, target_NT = self.scale.units(step.value_NT[turns]), self.scale.units(step.target_NT[turns])
+        loss_NT = clipped_value_loss(value_NT, old_NT, target_NT, clip=self.config.value_clip)
         return torch.where(samples.mask_BT, loss_NT, 0.0).sum(), samples.mask_BT.sum()
 
     def _require_agreement(self, error: float) -> None:
@@ -381,8 +398,3 @@ class Learner:
 def turns_at_once(policy: Any, samples: Samples) -> int:
     """Turns whose logits may exist at a time in a pass without gradient."""
     return max(1, min(MOST_TURNS_AT_ONCE, MAX_LOGITS // (samples.tokens_BT.shape[1] * policy.model.vocab_size)))
-
-
-def critic_updater(critic: nn.Module, config: PolicyConfig, runtime: Runtime) -> Updater:
-    """The critic's settings are the policy's, but for the learning rate."""
-    return Updater(critic, replace(config.optim, lr=config.critic_lr), runtime, config.steps)

@@ -225,6 +225,8 @@ def rlhf(**changes: Any) -> PolicyConfig:
         batch_size=32,
         kl_coef=0.005,
         entropy_coef=0.0,
+        normalize_advantages=True,
+        precision="auto",
         eval_episodes=104,
         optim=OptimConfig(lr=1e-3),
         critic_lr=1e-3,
@@ -307,7 +309,6 @@ def _word(name: str, env: str, changes: Mapping[str, Any], **settings: Any) -> P
         "env": f"trillium/{env}-v0",
         "steps": 1200,
         "normalize_advantages": True,
-        "value_clip": 0.0,
         "critic_lr": 2e-3,
         "entropy_coef": 0.5,
         "optim": OptimConfig(lr=2e-3),
@@ -328,7 +329,6 @@ def _game(
         "network": "mlp",
         "batch_size": 32,
         "epochs": 20,  # equal observations are read once, so passes are cheap
-        "value_clip": 0.0,  # values grow far beyond 1
         "optim": OptimConfig(lr=2e-3),
         "critic_lr": 3e-3,
         "threads": 1,

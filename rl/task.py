@@ -4,6 +4,7 @@ Shape suffixes: N = turns, T = tokens of a turn, V = vocabulary, E = episodes.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from rl.cloning import Cloning
 from rl.config import PolicyConfig
 from rl.episodes import EVALUATION, REPLACING, EpisodeSeed
 from rl.evaluation import Episodes
-from rl.learner import Learner, critic_updater, turns_at_once
+from rl.learner import Learner, turns_at_once
 from rl.losses import token_entropy, token_kl
 from rl.means import Means
 from rl.networks import Critic
@@ -55,7 +56,9 @@ class PolicyTask:
         self.player = player
         self.algorithm = build_algorithm(config)
         self.model = Updater(model, config.optim, runtime, config.steps)
-        self.critic = critic_updater(critic, config, runtime) if critic is not None else None
+        # The critic's settings are the policy's, but for the learning rate.
+        optim = replace(config.optim, lr=config.critic_lr)
+        self.critic = Updater(critic, optim, runtime, config.steps) if critic is not None else None
         self.policy = self._policy(self.model.module)
         self.reference = self._policy(reference.to(runtime.device).requires_grad_(False))
         self.step = 0

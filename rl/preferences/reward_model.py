@@ -4,16 +4,17 @@ Shape suffixes: B = texts, T = tokens, D = model width.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.generate import pad_left
 from core.nn.transformer import Transformer
+from core.policy import LanguageModelPolicy
 from core.text.huggingface import HFTokenizer
-from rl.preferences.encoding import Completion, Text, encode_completion
+from rl.preferences.encoding import Completion, Text, as_samples, encode_completion
 from rl.preferences.scoring import AT_ONCE, frozen
 
 
@@ -39,14 +40,17 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """reward_B in float32 of token ids of any lengths."""
-        tokens_BT, mask_BT = pad_left(rows, self.head.weight.device)
-        last_B1 = torch.full((len(rows), 1), tokens_BT.shape[1] - 1, device=tokens_BT.device)
-        hidden_B1D = self.language_model(tokens_BT, key_mask_BS=mask_BT, reads_BR=last_B1)
-        return self.head(hidden_B1D).flatten().float()
+        return self.rewards([Completion(list(row), [], []) for row in rows])
 
     def rewards(self, completions: Sequence[Completion]) -> Tensor:
-        """reward_B of prompts with their completions, with gradient."""
-        return self([completion.prompt + completion.tokens for completion in completions])
+        """reward_B of prompts with their completions, with gradient; a prompt is read once for all its completions."""
+        # A policy predicts a token from all before it, so one more is predicted from the whole text.
+        longer = [replace(one, tokens=[*one.tokens, 0], mask=[*one.mask, True]) for one in completions]
+        samples, _ = as_samples(longer, self.head.weight.device)
+        policy = LanguageModelPolicy(self.language_model, max_new_tokens=1)
+        hidden_BTD = policy.hidden([one.prompt for one in completions], samples)
+        last_B1D = (samples.mask_BT.sum(1) - 1)[:, None, None].expand(-1, 1, hidden_BTD.shape[2])
+        return self.head(hidden_BTD.gather(1, last_B1D)).flatten().float()
 
     def frozen_rewards(self, completions: Sequence[Completion]) -> Tensor:
         """float32 reward_B of any number of completions on the CPU, in evaluation mode."""

@@ -73,7 +73,7 @@ def config(tmp_path):
 def make_task(config):
     """Task of the tiny run with some fields changed; `noise` moves the zero-initialised weights off zero."""
 
-    def make(*, noise=0.3, **changes):
+    def make(*, noise=0.3, dtype=torch.float32, **changes):
         run = dataclasses.replace(config, **changes)
         seed_everything(run.seed)
         critic = run.algorithm == "ppo"
@@ -81,6 +81,6 @@ def make_task(config):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=noise)
-        return PolicyTask(model, copy.deepcopy(model), value, player, run, Runtime(torch.device("cpu")))
+        return PolicyTask(model, copy.deepcopy(model), value, player, run, Runtime(torch.device("cpu"), dtype))
 
     return make

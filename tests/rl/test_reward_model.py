@@ -72,6 +72,21 @@ def test_a_reward_is_that_of_the_last_token_whatever_the_padding():
     assert model.score([], []) == []
 
 
+def test_a_prompt_is_read_once_for_all_its_completions(monkeypatch):
+    model, read = noisy().eval(), []
+    alone = [model.score([prompt], [word])[0] for prompt in PROMPTS for word in WORDS]
+    forward = model.language_model.forward
+
+    def counted(tokens_BT, **options):
+        read.append(tokens_BT.shape)
+        return forward(tokens_BT, **options)
+
+    monkeypatch.setattr(model.language_model, "forward", counted)
+    together = model.score([prompt for prompt in PROMPTS for _ in WORDS], WORDS * len(PROMPTS))
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert read == [(3, 5), (9, 5)]  # the longest prompt with its begin, the longest word with its end
+
+
 def test_what_cannot_be_scored_is_said():
     model = noisy()
     with pytest.raises(ValueError, match="got 1 prompts and 3 completions"):
