@@ -59,23 +59,32 @@ class Episodes:
     """Turns of each episode."""
     num_valid: int
     """Valid actions of all episodes."""
+    starts: list[str]
+    """First observation of each episode."""
 
     @classmethod
     def of(cls, rollout: Rollout) -> "Episodes":
         """From a rollout."""
         turns = torch.bincount(rollout.episode_N, minlength=rollout.num_episodes)
-        return cls(rollout.returns_E.tolist(), turns.tolist(), sum(turn.valid for turn in rollout.turns))
+        num_valid = sum(turn.valid for turn in rollout.turns)
+        return cls(rollout.returns_E.tolist(), turns.tolist(), num_valid, rollout.starts)
 
-    def scores(self, optimum: float | None) -> dict[str, Score]:
+    def scores(self, optimum: float | None, by_start: Mapping[str, float] | None = None) -> dict[str, Score]:
         """`return`, `valid` (share of actions), `turns` and, with a known optimum, `regret` and `solved`.
 
-        `solved` is the share of episodes that reached the optimum; `regret` is the optimum less the mean return.
+        `regret` is the optimum less the mean return; `solved` is the share of episodes that reached the optimum.
+
+        Args:
+            optimum: the best expected return.
+            by_start: that of episodes with this first observation, where it is known, for `solved`.
         """
         mean = mean_score(self.returns)
         found = {"return": mean}
         if optimum is not None:
             found["regret"] = Score(optimum - mean.value, optimum - mean.high, optimum - mean.low)
-            found["solved"] = share_score(sum(r >= optimum - TOLERANCE for r in self.returns), len(self.returns))
+            wanted = [(by_start or {}).get(start, optimum) for start in self.starts]
+            solved = sum(reached >= best - TOLERANCE for reached, best in zip(self.returns, wanted))
+            found["solved"] = share_score(solved, len(self.returns))
         found["valid"] = share_score(self.num_valid, sum(self.turns))
         found["turns"] = mean_score(self.turns)
         return found
@@ -97,10 +106,10 @@ def play_randomly(envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[Episo
         seeds: the episodes to play.
         max_turns: turns after which an episode is cut.
     """
-    returns, turns, num_valid = [], [], 0
+    returns, turns, starts, num_valid = [], [], [], 0
     for env, seed in zip(envs, seeds, strict=False):
         chance = np.random.default_rng(seed.sampling)
-        _, info = env.reset(seed=seed.environment)
+        start, info = env.reset(seed=seed.environment)
         total, count, done = 0.0, 0, False
         while not done and count < max_turns:
             action = random_action(env, info.get("legal_actions"), chance)
@@ -109,7 +118,8 @@ def play_randomly(envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[Episo
             num_valid += bool(info.get("valid", True))
         returns.append(total)
         turns.append(count)
-    return Episodes(returns, turns, num_valid)
+        starts.append(start)
+    return Episodes(returns, turns, num_valid, starts)
 
 
 def as_row(name: str, scores: Mapping[str, Score]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from core.policy import LanguageModelPolicy
 from rl.advantages import Credit
 from rl.algorithms import Algorithm, build_algorithm
 from rl.config import AlgorithmName, PolicyConfig
-from rl.envs.tabular import Table, Tabular, policy_return
+from rl.envs.tabular import Table, policy_return, table_of
 from rl.interface import LegalTokens, TextInterface
 from rl.losses import token_weights
 from rl.networks import build_policy
@@ -39,12 +39,6 @@ class ExactScores(NamedTuple):
 
     sampled: float
     greedy: float
-
-
-def table_of(env: Any) -> Table | None:
-    """The environment as a table, where it can be enumerated and its observations tell the state."""
-    game = env.unwrapped
-    return game.table() if isinstance(game, Tabular) and getattr(game, "markov", True) else None
 
 
 class TabularPolicy:

@@ -3,9 +3,10 @@
 Both have the surface of `Player`; learning and evaluation know no more of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from core.text.tokenizer import Tokenizer
 from rl.collect import collect
 from rl.config import PolicyConfig
 from rl.environments import EnvironmentPool, known_return
+from rl.envs.tabular import optimum_by_start
 from rl.episodes import EVALUATION, EpisodeSeed
 from rl.interface import ChatInterface, TextInterface, text_spaces
 from rl.preferences.encoding import Text, encode_context, readable
@@ -37,6 +39,8 @@ class Player(Protocol):
     """Token that ends a turn."""
     optimum: float | None
     """Best expected return, where it is known."""
+    by_start: Mapping[str, float]
+    """Best expected return by an episode's first observation, as far as it is known."""
     chance: float | None
     """Expected return of random play, where it is known."""
 
@@ -65,6 +69,7 @@ class EnvironmentPlayer:
         self.max_new_tokens = self.interface.max_action_tokens
         self.longest_episode = self.max_new_tokens * config.max_turns
         self.stop_id = self.interface.stop_id
+        self.by_start: Mapping[str, float] = optimum_by_start(self.env)
         self.optimum, self.chance = (known_return(self.env, name) for name in ("optimal_return", "random_return"))
 
     def play(self, policy: LanguageModelPolicy, seeds: Sequence[EpisodeSeed], *, greedy: bool = False) -> Rollout:
@@ -93,6 +98,7 @@ class PromptPlayer:
     """
 
     optimum: float | None = None
+    by_start: Mapping[str, float] = MappingProxyType({})
     chance: float | None = None
 
     def __init__(

@@ -118,6 +118,11 @@ class Rollout:
         """A numeric field of the turns as a tensor over N."""
         return torch.tensor([getattr(turn, name) for turn in self.turns], dtype=dtype, device=self.episode_N.device)
 
+    @property
+    def starts(self) -> list[str]:
+        """The first observation of each episode."""
+        return [turn.observation for turn, number in zip(self.turns, self.turn_N.tolist()) if number == 0]
+
     @cached_property
     def reward_N(self) -> Tensor:
         """float32 reward of each turn."""

@@ -18,7 +18,7 @@ from rl.algorithms import build_algorithm
 from rl.cloning import Cloning
 from rl.config import PolicyConfig
 from rl.episodes import EVALUATION, REPLACING, EpisodeSeed
-from rl.evaluation import Episodes
+from rl.evaluation import Episodes, Score
 from rl.learner import Learner, turns_at_once
 from rl.losses import token_entropy, token_kl
 from rl.means import Means
@@ -145,11 +145,15 @@ class PolicyTask:
         Sampled play gives `return`, `regret`, `solved`, `valid`, `turns`, `entropy` and `kl_from_start` (both in nats a
         token, over the whole vocabulary); greedy play the same with `_greedy` for the first three.
         """
-        sampled, greedy = self.evaluation_rollout(), self.evaluation_rollout(greedy=True)
-        scores = {name: score.value for name, score in Episodes.of(sampled).scores(self.player.optimum).items()}
-        best = Episodes.of(greedy).scores(self.player.optimum)
+        sampled = self.evaluation_rollout()
+        scores = {name: score.value for name, score in self.scores(sampled).items()}
+        best = self.scores(self.evaluation_rollout(greedy=True))
         scores |= {f"{name}_greedy": best[name].value for name in ("return", "regret", "solved") if name in best}
         return scores | self._spread(sampled)
+
+    def scores(self, rollout: Rollout) -> dict[str, Score]:
+        """See `Episodes.scores`."""
+        return Episodes.of(rollout).scores(self.player.optimum, self.player.by_start)
 
     def evaluation_rollout(self, *, policy: LanguageModelPolicy | None = None, greedy: bool = False) -> Rollout:
         """The evaluation's episodes, played by the present policy or another one."""

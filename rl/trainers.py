@@ -16,9 +16,10 @@ from core.training.trainer import Trainer
 from rl.algorithms import build_algorithm
 from rl.config import PolicyConfig
 from rl.environments import EnvironmentPool
+from rl.envs.tabular import table_of
 from rl.episodes import TRAINING, EpisodeSeed, EpisodeSeeds
-from rl.evaluation import TOLERANCE, Episodes, as_row, play_randomly
-from rl.exact import TabularPolicy, table_of
+from rl.evaluation import TOLERANCE, as_row, play_randomly
+from rl.exact import TabularPolicy
 from rl.networks import build_policy
 from rl.players import EnvironmentPlayer, Player
 from rl.rollout import Rollout
@@ -112,9 +113,10 @@ class PolicyTrainer(Trainer):
             write_samples(folder, step, self._described(task.play(task.evaluation_seeds()[:count])))
 
     def _described(self, rollout: Rollout) -> list[dict[str, Any]]:
-        optimum = self.task.player.optimum
+        player = self.task.player
         rows: list[dict[str, Any]] = []
-        for number, reward in enumerate(rollout.returns_E.tolist()):
+        for number, (reward, start) in enumerate(zip(rollout.returns_E.tolist(), rollout.starts)):
+            optimum = player.by_start.get(start, player.optimum)
             row: dict[str, Any] = {"transcript": rollout.transcript(number), "reward": round(reward, 6)}
             if optimum is not None:
                 row["ok"] = reward >= optimum - TOLERANCE
@@ -135,8 +137,8 @@ class PolicyTrainer(Trainer):
         if isinstance(player, EnvironmentPlayer):
             seeds = task.evaluation_seeds()
             chance = play_randomly(player.pool.first(len(seeds)), seeds, max_turns=self.config.max_turns)
-            rows.append(as_row("random", chance.scores(optimum)))
-        rows += [as_row(name, Episodes.of(rollout).scores(optimum)) for name, rollout in played.items()]
+            rows.append(as_row("random", chance.scores(optimum, player.by_start)))
+        rows += [as_row(name, task.scores(rollout)) for name, rollout in played.items()]
         what = (
             self.config.env if self.config.prompts is None else f"one turn each, prompts of {self.config.prompts.name}"
         )

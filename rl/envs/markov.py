@@ -31,7 +31,7 @@ class MarkovTextEnv(TextEnv):
             horizon=table.horizon if truncates else None,
             **limits,
         )
-        self.optimal_return, self.random_return, _ = table.solution
+        self.optimal_return, self.random_return = table.solution.optimal_return, table.solution.random_return
         self._table = table
         # Looked up at every step, so each is one attribute away.
         self._moves, self._legal, self._observations = table.moves, table.legal, table.observations

@@ -23,6 +23,8 @@ class Solution(NamedTuple):
 
     optimal_return: float
     random_return: float
+    value_S: Floats
+    """Best expected return of an episode that starts there."""
     best_TS: NDArray[np.int64]
     """Number of the best action, by turns played and state; 0 after the end."""
 
@@ -104,7 +106,7 @@ class Table:
             best_TS[turn] = np.where(good_SA, turns_SA, np.inf).argmin(1)
             turns_S = turns_SA[every_S, best_TS[turn]]
             value_S[over_S] = 0
-        return Solution(float(self.start_S @ value_S), policy_return(self, uniform_policy(self)), best_TS)
+        return Solution(float(self.start_S @ value_S), policy_return(self, uniform_policy(self)), value_S, best_TS)
 
     def look_ahead(self, reward_M: Floats, value_S: Floats) -> Floats:
         """Expected value_SA of taking an action and then having the value of the next state.
@@ -127,6 +129,21 @@ class Tabular(Protocol):
     def table(self) -> Table:
         """The whole environment; its observations are those that tell the state."""
         ...
+
+
+def table_of(env: Any) -> Table | None:
+    """The environment as a table, where it can be enumerated and its observations tell the state."""
+    game = env.unwrapped
+    return game.table() if isinstance(game, Tabular) and getattr(game, "markov", True) else None
+
+
+def optimum_by_start(env: Any) -> dict[str, float]:
+    """Best expected return of an episode by its first observation; empty where `table_of` is None."""
+    table = table_of(env)
+    if table is None:
+        return {}
+    starts, values = np.flatnonzero(table.start_S), table.solution.value_S
+    return {table.observations[row]: float(values[row]) for row in starts}
 
 
 def tabulate(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import rl.envs  # noqa: F401 - registers them
-from rl.envs.tabular import policy_return, tabulate, uniform_policy
+from rl.envs.tabular import optimum_by_start, policy_return, tabulate, uniform_policy
+from rl.evaluation import Episodes
 
 
 def chain(horizon=3):
@@ -29,6 +30,26 @@ def test_a_table_by_hand():
         (0, 0, 0.75, 1, 2.0), (0, 0, 0.25, 0, 0.0), (0, 1, 1.0, 2, 1.0), (1, 1, 1.0, 2, 8.0)
     ]  # fmt: skip
     assert table.rows == {"x": 0, "y": 1, "end": 2}
+
+
+@pytest.mark.parametrize("name", ["Taxi", "FrozenLake"])
+def test_what_can_be_reached_from_a_start_is_what_the_best_play_reaches(name):
+    env = gymnasium.make(f"trillium/{name}-v0")
+    by_start = optimum_by_start(env)
+    for seed in range(10):
+        start, _ = env.reset(seed=seed)
+        total, done = 0.0, False
+        while not done:
+            _, reward, terminated, truncated, _ = env.step(env.unwrapped.optimal_action())
+            total, done = total + reward, terminated or truncated
+        assert by_start[start] == pytest.approx(total)
+    assert optimum_by_start(gymnasium.make("trillium/Copy-v0")) == {}
+
+
+def test_an_episode_is_solved_where_it_reached_what_its_start_allows():
+    played = Episodes(returns=[4.0, 4.0, 12.0], turns=[1, 1, 1], num_valid=3, starts=["far", "near", "unknown"])
+    assert played.scores(8.0, {"far": 4.0, "near": 12.0})["solved"].value == pytest.approx(2 / 3)
+    assert played.scores(8.0)["solved"].value == pytest.approx(1 / 3)
 
 
 def test_returns_by_hand():

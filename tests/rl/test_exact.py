@@ -11,8 +11,9 @@ from core.cli import main
 from core.policy import LanguageModelPolicy
 from rl.algorithms import ALGORITHMS
 from rl.config import PolicyConfig
+from rl.envs.tabular import table_of
 from rl.episodes import EVALUATION, EpisodeSeed
-from rl.exact import TabularPolicy, agreements, compare, table_of
+from rl.exact import TabularPolicy, agreements, compare
 from rl.networks import build_policy
 
 GUESS = ("trillium/GuessNumber-v0", {"numbers": 3, "turns": 2})
