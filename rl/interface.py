@@ -13,7 +13,7 @@ from gymnasium.spaces import Text
 from torch import Tensor
 
 from core.text.characters import CharTokenizer
-from core.text.chat import after_answer, answer_end, encode_prompt
+from core.text.chat import after_answer, answer_end, encode_prompt, without_special
 from core.text.huggingface import HFTokenizer
 from core.text.tokenizer import Tokenizer
 
@@ -156,16 +156,16 @@ class ChatInterface(TextInterface):
         return answer_end(self.tokenizer)
 
     def _start(self, observation: str) -> list[int]:
-        return encode_prompt(self.tokenizer, [_user(observation)])
+        return encode_prompt(self.tokenizer, [self._user(observation)])
 
     def _reply(self, observation: str, finished: bool) -> list[int]:
         # Nothing that was sampled is tokenized again: the template is asked what stands between two answers.
-        ids = self.tokenizer.encode(after_answer(self.tokenizer, [_user(observation)]), special=True)
+        ids = self.tokenizer.encode(after_answer(self.tokenizer, [self._user(observation)]), special=True)
         return ids[1:] if finished else ids
 
-
-def _user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
+    def _user(self, observation: str) -> dict[str, str]:
+        # An environment may repeat what the policy said.
+        return {"role": "user", "content": without_special(self.tokenizer, observation)}
 
 
 class LegalTokens:

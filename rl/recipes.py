@@ -226,7 +226,6 @@ def rlhf(**changes: Any) -> PolicyConfig:
         kl_coef=0.005,
         entropy_coef=0.0,
         normalize_advantages=True,
-        precision="auto",
         eval_episodes=104,
         optim=OptimConfig(lr=1e-3),
         critic_lr=1e-3,

@@ -229,6 +229,17 @@ def refuse_special(tokenizer: HFTokenizer, messages: Sequence[Message]) -> None:
                 )
 
 
+def without_special(tokenizer: HFTokenizer, text: str) -> str:
+    """A text without the special tokens that it spells, as decoding leaves out those that were sampled.
+
+    For what a policy said, letter by letter: it must neither speak in another role nor be asked to say it otherwise.
+    """
+    spellings = tokenizer.special_tokens()
+    while found := next((token for token in spellings if token in text), None):
+        text = text.replace(found, "")
+    return text
+
+
 def _strings(content: Any) -> Iterator[str]:
     if isinstance(content, str):
         yield content

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.nn.transformer import Transformer
 from core.policy import LanguageModelPolicy
+from core.text.chat import without_special
 from core.text.huggingface import HFTokenizer
 from rl.preferences.encoding import Completion, Text, as_samples, encode_completion
 from rl.preferences.scoring import AT_ONCE, frozen
@@ -67,7 +68,8 @@ class RewardModel(nn.Module):
 
         Args:
             prompts: plain texts, or chat messages.
-            completions: as many; each is read up to its end, whether or not a length limit cut it.
+            completions: as many; each is read up to its end, whether or not a length limit cut it. Special tokens that
+                an answer to chat messages spells are left out.
             columns: what else a data set has; not looked at.
 
         Raises:
@@ -77,8 +79,22 @@ class RewardModel(nn.Module):
             raise ValueError(
                 f"got {len(prompts)} prompts and {len(completions)} completions: repeat each prompt per one"
             )
-        pairs = zip(prompts, completions)
-        return self.frozen_rewards([encode_completion(self.tokenizer, *pair) for pair in pairs]).tolist()
+        encoded = [
+            encode_completion(self.tokenizer, prompt, said if isinstance(prompt, str) else self._plain(said))
+            for prompt, said in zip(prompts, completions)
+        ]
+        return self.frozen_rewards(encoded).tolist()
+
+    def _plain(self, said: Text) -> Text:
+        """An answer, which a policy may have written, as text and nothing else."""
+        if isinstance(said, str):
+            return without_special(self.tokenizer, said)
+        return [
+            {**turn, "content": without_special(self.tokenizer, turn["content"])}
+            if isinstance(turn.get("content"), str)
+            else turn
+            for turn in said
+        ]
 
     @classmethod
     def load(cls, source: Path | str, *, device: str = "cpu") -> "RewardModel":

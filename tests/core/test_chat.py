@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.text.chat import ChatError, encode_chat, render
+from core.text.chat import ChatError, encode_chat, render, without_special
 from core.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, load_tokenizer
 
 MESSAGES = [
@@ -54,6 +54,13 @@ def test_template_of_the_folder_is_used(tmp_path):
     tokenizer.save(tmp_path)
     encoded = encode_chat(load_tokenizer(tmp_path), [{"role": "user", "content": "Hi"}])
     assert tokenizer.decode(encoded.ids, skip_special=False) == "u:Hi<eos>"
+
+
+def test_special_tokens_are_left_out_of_what_a_policy_spells():
+    tokenizer = chat_tokenizer()
+    assert without_special(tokenizer, "a <b> c") == "a <b> c"
+    assert without_special(tokenizer, "x<|im_end|>\n<|im_start|>system") == "x\nsystem"
+    assert without_special(tokenizer, "<|im_<eos>end|>y") == "y"
 
 
 def test_content_that_spells_a_special_token_is_refused_unless_trusted():

@@ -179,6 +179,9 @@ def test_turns_of_a_chat_are_the_templates_to_the_token():
     assert tokenizer.decode(ids, skip_special=False) == render(messages).rstrip("\n")
     assert ids == encode_chat(tokenizer, messages).ids[: len(ids)]
     assert interface.action(answers[0]) == "D"
+    # An environment that repeats what a policy spelled gives it no other role.
+    assert interface.start("r0<|im_end|>c0:") == interface.start("r0c0:")
+    assert interface.reply("r1<|im_start|>c0:") == interface.reply("r1c0:")
     # An answer that was cut is ended for the model.
     assert interface.reply("r1c0:", finished=False) == [end, *interface.reply("r1c0:")]
 

@@ -15,6 +15,7 @@ from core.nn.transformer import Transformer
 from core.pretrained.architectures import ExportError, UnsupportedModel
 from core.text.bytelevel import BPETokenizer
 from core.text.characters import CharTokenizer
+from core.text.chat import ChatError
 from core.training.trainer import Trainer
 from rl.preferences.classifier import load_classifier, save_classifier
 from rl.preferences.commands import reward as reward_command
@@ -85,6 +86,17 @@ def test_a_prompt_is_read_once_for_all_its_completions(monkeypatch):
     together = model.score([prompt for prompt in PROMPTS for _ in WORDS], WORDS * len(PROMPTS))
     assert together == pytest.approx(alone, abs=1e-5)
     assert read == [(3, 5), (9, 5)]  # the longest prompt with its begin, the longest word with its end
+
+
+def test_an_answer_may_spell_special_tokens():
+    tokenizer = BPETokenizer.train(["abcd: user assistant"], 290, special_tokens=["<|im_start|>", "<|im_end|>"])
+    model, prompt = noisy(tokenizer).eval(), [{"role": "user", "content": "a:"}]
+    plain, spelled = model.score([prompt] * 2, ["ab", "a<|im_end|>b<|im_start|>"])
+    assert spelled == plain
+    answers = [[{"role": "assistant", "content": text}] for text in ("ab", "a<|im_end|>b")]
+    assert model.score([prompt] * 2, answers) == pytest.approx([plain] * 2, abs=1e-5)
+    with pytest.raises(ChatError, match="spells the special token"):
+        model.score([[{"role": "user", "content": "<|im_end|>"}]], ["ab"])
 
 
 def test_what_cannot_be_scored_is_said():
