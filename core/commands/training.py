@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.commands.mappings import added_to, mapping_options
 from core.commands.options import Parser, positive, print_table
 from core.config import RunConfig
 from core.errors import RunError
@@ -100,7 +101,9 @@ def parse_config(name: str, config: RunConfig, arguments: list[str], description
         # The help text keeps paragraphs, not lines, so each marked line becomes a paragraph.
         description=re.sub(r"\n(?=(Command|Runtime|Expected):)", "\n\n", description),
         config=(tyro.conf.AvoidSubcommands,),
+        registry=mapping_options(),
     )
+    parsed = added_to(config, parsed)
     require_finite(parsed)
     return parsed
 

@@ -83,7 +83,25 @@ def test_the_algorithm_is_one_word_on_the_command_line():
 def test_arguments_of_the_environment_on_the_command_line():
     options = ["--env-kwargs", "length", "3", "alphabet", "xy", "dense", "False"]
     parsed = parse_config("rl:copy", build_config("rl:copy"), options, "")
-    assert dict(parsed.env_kwargs) == {"length": 3, "alphabet": "xy", "dense": False}
+    assert parsed.env_kwargs == {"length": 3, "alphabet": "xy", "dense": False}
+    # They are added to those of a recipe.
+    parsed = parse_config("rl:taxi", build_config("rl:taxi"), ["--env-kwargs", "masked", "false", "rainy", "True"], "")
+    assert parsed.env_kwargs == {"masked": False, "rainy": True}
+    assert parse_config("rl:taxi", build_config("rl:taxi"), ["--seed", "1"], "").env_kwargs == {"masked": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--env-kwargs", "masked"], "'masked' has none"),
+        (["--optim.lr-scales", "model", "fast"], "'fast' is no number"),
+    ],
+)
+def test_a_wrong_mapping_is_said(capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        parse_config("rl:taxi", build_config("rl:taxi"), options, "")
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_settings_need_no_torch():
