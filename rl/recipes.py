@@ -60,11 +60,11 @@ def slippery_lake(**changes: Any) -> PolicyConfig:
     """The frozen lake on which one slips to either side with probability 1/3 each.
 
     Command: trillium train rl:slippery_lake
-    Runtime: 100 seconds on one CPU core
+    Runtime: 3 minutes on one CPU core
     Expected: exact return 0.727 to 0.738 (optimum 0.744, random 0.014)
     """
     return _game(
-        "slippery-lake", "FrozenLake", {"slippery": True}, changes, gamma=0.99, batch_size=64, entropy_coef=0.02,
+        "slippery-lake", "FrozenLake", {"slippery": True}, changes, gamma=0.99, batch_size=128, entropy_coef=0.03,
         steps=550,
     )  # fmt: skip
 
