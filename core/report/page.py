@@ -215,10 +215,11 @@ def _charts(views: Sequence[_RunView]) -> list[dict[str, Any]]:
                 "svg": draw_chart(lines, family),
                 "lines": lines,
                 "nonfinite": sum(line.curve.nonfinite for line in lines),
+                "flat": len({value for line in lines for value in line.curve.values}) == 1,
             }
         )
-    # Losses first: that is where one looks.
-    return sorted(charts, key=lambda chart: (chart["name"] != "loss", "loss" not in str(chart["name"])))
+    # Losses first: that is where one looks. What never changed comes last.
+    return sorted(charts, key=lambda chart: (chart["name"] != "loss", "loss" not in str(chart["name"]), chart["flat"]))
 
 
 def _family(name: str) -> str:

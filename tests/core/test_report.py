@@ -119,6 +119,14 @@ def test_only_the_first_charts_are_open_and_single_points_have_none(tmp_path):
     assert html.index("m5") < html.index("More curves") < html.index("m6")
 
 
+def test_what_never_changed_comes_after_the_other_charts(tmp_path):
+    run = make_run(tmp_path / "r")
+    add_lines(run / "metrics.jsonl", [{"step": s, "turns": 1.0, "return": s / 2, "loss": 0.5} for s in (1, 2, 3)])
+    html = write_report([run], tmp_path / "report.html").read_text()
+    places = [html.index(f">{name}</") for name in ("loss", "return", "turns")]
+    assert places == sorted(places)
+
+
 def test_curves_of_one_family_share_a_chart_and_nonfinite_values_are_counted(tmp_path):
     run = make_run(tmp_path / "r")
     records: list[dict[str, Any]] = [{"step": s, "time_s": s / 10, "loss": 2 / s, "lr": 0.1} for s in range(1, 41)]
