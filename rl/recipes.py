@@ -97,9 +97,9 @@ def blackjack(**changes: Any) -> PolicyConfig:
 
     Command: trillium train rl:blackjack
     Runtime: 30 seconds on one CPU core
-    Expected: exact return: greedy -0.046, sampled -0.047 (optimum -0.043, random -0.394)
+    Expected: exact return: greedy -0.045, sampled -0.046 (optimum -0.043, random -0.394)
     """
-    return _game("blackjack", "Blackjack", {}, changes, batch_size=256, entropy_coef=0.02, epochs=10, steps=300)
+    return _game("blackjack", "Blackjack", {}, changes, batch_size=256, entropy_coef=0.05, epochs=10, steps=300)
 
 
 def tictactoe(**changes: Any) -> PolicyConfig:
@@ -209,7 +209,7 @@ def rlhf(**changes: Any) -> PolicyConfig:
     Command: trillium train rl:rlhf
     Runtime: 6 minutes on one CPU core
     Expected: sentiment of sentences about unseen topics up by 3.0 standard deviations of the start, at a divergence
-        of 6.5 nats a sentence
+        of 6.5 nats a sentence; seeds 1 and 2: 3.4 at 11.8 and 2.4 at 5.7
     """
     config = PolicyConfig(
         out=Path("runs/rlhf"),
