@@ -20,7 +20,6 @@ from adversarial.reward import DiscriminatorReward, log_density_ratio
 from adversarial.task import GanTask
 from core.errors import RunError
 from core.interfaces import BatchSource, Task
-from core.nn.transformer import Transformer
 from core.sampling import Sampling
 from core.text.tokenizer import Tokenizer
 from core.training import distributed
@@ -276,9 +275,7 @@ class GANTrainer(Trainer):
 
     def export_parts(self) -> tuple[Any, Tokenizer]:
         """The generator and its tokenizer, for `trillium export`."""
-        model = self._task.model
-        if not isinstance(model, Transformer):
-            raise RunError(f"only a Transformer can be exported; {self.config.out} has: {type(model).__name__}")
+        model = self._transformer(self._task.model)
         if self.config.latent or self.corpus.labels:
             raise RunError(f"{self.config.out} has latent noise or labels, which no exported folder can hold")
         return model, self.corpus.tokenizer

@@ -69,22 +69,26 @@ class Episodes:
         num_valid = sum(turn.valid for turn in rollout.turns)
         return cls(rollout.returns_E.tolist(), turns.tolist(), num_valid, rollout.starts)
 
-    def scores(self, optimum: float | None, by_start: Mapping[str, float] | None = None) -> dict[str, Score]:
-        """`return`, `valid` (share of actions), `turns` and, with a known optimum, `regret` and `solved`.
-
-        `regret` is the optimum less the mean return; `solved` is the share of episodes that reached the optimum.
+    def solved(self, optimum: float, by_start: Mapping[str, float]) -> list[bool]:
+        """Whether each episode reached the optimum.
 
         Args:
             optimum: the best expected return.
-            by_start: that of episodes with this first observation, where it is known, for `solved`.
+            by_start: that of episodes with this first observation, where it is known.
+        """
+        wanted = (by_start.get(start, optimum) for start in self.starts)
+        return [reached >= best - TOLERANCE for reached, best in zip(self.returns, wanted)]
+
+    def scores(self, optimum: float | None, by_start: Mapping[str, float] | None = None) -> dict[str, Score]:
+        """`return`, `valid` (share of actions), `turns` and, with a known optimum, `regret` and `solved`.
+
+        `regret` is the optimum less the mean return. Arguments as of `solved`.
         """
         mean = mean_score(self.returns)
         found = {"return": mean}
         if optimum is not None:
             found["regret"] = Score(optimum - mean.value, optimum - mean.high, optimum - mean.low)
-            wanted = [(by_start or {}).get(start, optimum) for start in self.starts]
-            solved = sum(reached >= best - TOLERANCE for reached, best in zip(self.returns, wanted))
-            found["solved"] = share_score(solved, len(self.returns))
+            found["solved"] = share_score(sum(self.solved(optimum, by_start or {})), len(self.returns))
         found["valid"] = share_score(self.num_valid, sum(self.turns))
         found["turns"] = mean_score(self.turns)
         return found

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from core.errors import RunError
-from core.nn.transformer import Transformer
 from core.text.tokenizer import Tokenizer
 from core.training import distributed, loop
 from core.training.log import write_samples
@@ -18,7 +16,7 @@ from rl.config import PolicyConfig
 from rl.environments import EnvironmentPool
 from rl.envs.tabular import table_of
 from rl.episodes import TRAINING, EpisodeSeed, EpisodeSeeds
-from rl.evaluation import TOLERANCE, as_row, play_randomly
+from rl.evaluation import Episodes, as_row, play_randomly
 from rl.exact import TabularPolicy
 from rl.networks import build_policy
 from rl.players import EnvironmentPlayer, Player
@@ -113,14 +111,14 @@ class PolicyTrainer(Trainer):
             write_samples(folder, step, self._described(task.play(task.evaluation_seeds()[:count])))
 
     def _described(self, rollout: Rollout) -> list[dict[str, Any]]:
-        player = self.task.player
-        rows: list[dict[str, Any]] = []
-        for number, (reward, start) in enumerate(zip(rollout.returns_E.tolist(), rollout.starts)):
-            optimum = player.by_start.get(start, player.optimum)
-            row: dict[str, Any] = {"transcript": rollout.transcript(number), "reward": round(reward, 6)}
-            if optimum is not None:
-                row["ok"] = reward >= optimum - TOLERANCE
-            rows.append(row)
+        player, episodes = self.task.player, Episodes.of(rollout)
+        rows: list[dict[str, Any]] = [
+            {"transcript": rollout.transcript(number), "reward": round(reward, 6)}
+            for number, reward in enumerate(episodes.returns)
+        ]
+        if player.optimum is not None:
+            for row, solved in zip(rows, episodes.solved(player.optimum, player.by_start)):
+                row["ok"] = solved
         return rows
 
     def report_sections(self) -> dict[str, Any]:
@@ -177,10 +175,7 @@ class PolicyTrainer(Trainer):
 
     def export_parts(self) -> tuple[Any, Tokenizer]:
         """The policy's language model and tokenizer, for `trillium export`."""
-        model = self.task.model.module
-        if not isinstance(model, Transformer):
-            raise RunError(f"only a Transformer can be exported; {self.config.out} has: {type(model).__name__}")
-        return model, self.tokenizer
+        return self._transformer(self.task.model.module), self.tokenizer
 
     def save(self, folder: Path | str) -> Path:
         """Write the weights, the config and the tokenizer; see `Trainer.save`."""

@@ -1,7 +1,7 @@
 """Conversations as text and as ids, by the Jinja2 templates that Hugging Face tokenizers carry."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -222,7 +222,7 @@ def refuse_special(tokenizer: HFTokenizer, messages: Sequence[Message]) -> None:
     spellings = tokenizer.special_tokens()
     for number, message in enumerate(messages):
         for text in _strings(message.get("content") if isinstance(message, Mapping) else None):
-            if found := next((token for token in spellings if token in text), None):
+            if found := _spelled(spellings, text):
                 raise ChatError(
                     f"message {number} spells the special token {found}; remove it, or pass allow_special=True if the "
                     "message is trusted"
@@ -235,9 +235,14 @@ def without_special(tokenizer: HFTokenizer, text: str) -> str:
     For what a policy said, letter by letter: it must neither speak in another role nor be asked to say it otherwise.
     """
     spellings = tokenizer.special_tokens()
-    while found := next((token for token in spellings if token in text), None):
+    while found := _spelled(spellings, text):
         text = text.replace(found, "")
     return text
+
+
+def _spelled(spellings: Iterable[str], text: str) -> str | None:
+    """The first of the tokens that the text spells."""
+    return next((token for token in spellings if token in text), None)
 
 
 def _strings(content: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from core.config import RunConfig
 from core.errors import RunError
@@ -19,6 +19,9 @@ from core.training.resume import CHECKPOINTS_NAME, prepare_directory, require_sa
 from core.training.runtime import Runtime, for_use
 from core.training.state import seed_everything
 from core.training.update import updaters_of
+
+if TYPE_CHECKING:
+    from core.nn.transformer import Transformer
 
 EVAL_NAME = "eval.json"
 
@@ -79,6 +82,14 @@ class Trainer:
     def export_parts(self) -> tuple[Any, Any]:
         """The language model and its tokenizer (or `None`), for `trillium export`."""
         raise RunError(f"a {type(self).__name__} run has no language model to export")
+
+    def _transformer(self, model: Any) -> "Transformer":
+        """A language model for `export_parts`, which must be a Transformer."""
+        from core.nn.transformer import Transformer
+
+        if not isinstance(model, Transformer):
+            raise RunError(f"only a Transformer can be exported; {self.config.out} has: {type(model).__name__}")
+        return model
 
     # What every trainer does.
 

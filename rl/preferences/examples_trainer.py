@@ -157,9 +157,7 @@ class WriterTrainer(ExamplesTrainer):
     def export_parts(self) -> tuple[Any, HFTokenizer]:
         """The language model, adapters merged, and the tokenizer, for `trillium export`."""
         tokenizer = self.tokenizer
-        model = self.writer.policy.model
-        if not isinstance(model, Transformer):
-            raise RunError(f"only a Transformer can be exported; {self.config.out} has: {type(model).__name__}")
+        model = self._transformer(self.writer.policy.model)
         if self.config.lora_rank:
             model = copy.deepcopy(model).float()
             merge_lora(model)

@@ -12,6 +12,7 @@ from core.config import ModelConfig, OptimConfig
 from core.training.runtime import Runtime
 from core.training.state import seed_everything
 from rl.config import PolicyConfig
+from rl.episodes import TRAINING, EpisodeSeed
 from rl.networks import build_policy
 from rl.task import PolicyTask
 
@@ -67,6 +68,16 @@ def config(tmp_path):
         out=tmp_path / "run", model=TINY, steps=4, batch_size=8, eval_episodes=8, sample_episodes=2, threads=1,
         device="cpu", optim=OptimConfig(lr=1e-2, schedule="constant"),
     )  # fmt: skip
+
+
+@pytest.fixture
+def seeds():
+    """Seeds of so many training episodes, from a number on, in groups with the same start."""
+
+    def make(count, first=0, group_size=1):
+        return [EpisodeSeed.derive(7, TRAINING, first + n, group_size) for n in range(count)]
+
+    return make
 
 
 @pytest.fixture

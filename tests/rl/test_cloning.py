@@ -6,17 +6,12 @@ import json
 import gymnasium
 import pytest
 
-from rl.episodes import TRAINING, EpisodeSeed
 from rl.trainers import PolicyTrainer
 
 LAKE = {"env": "trillium/FrozenLake-v0", "env_kwargs": {"horizon": 8}}
 
 
-def seeds(count, first=0):
-    return [EpisodeSeed.derive(7, TRAINING, first + n) for n in range(count)]
-
-
-def test_shown_episodes_are_those_of_the_environment(make_task):
+def test_shown_episodes_are_those_of_the_environment(make_task, seeds):
     task = make_task(clone_steps=1, clone="optimal", **LAKE)
     rollout = task.cloning.rollout(seeds(4))
     assert (rollout.returns_E == 1).all()
@@ -31,7 +26,7 @@ def test_shown_episodes_are_those_of_the_environment(make_task):
 
 
 @pytest.mark.parametrize("context", ["observation", "history"])
-def test_a_policy_learns_to_act_as_it_is_shown(make_task, config, context):
+def test_a_policy_learns_to_act_as_it_is_shown(make_task, config, context, seeds):
     optim = dataclasses.replace(config.optim, lr=1e-2)
     task = make_task(clone_steps=40, clone="optimal", context=context, noise=0.05, optim=optim, **LAKE)
     assert task.evaluate()["return_greedy"] < 1
@@ -40,7 +35,7 @@ def test_a_policy_learns_to_act_as_it_is_shown(make_task, config, context):
     assert task.evaluate()["return_greedy"] == 1
 
 
-def test_random_play_teaches_the_form_of_actions(make_task, config):
+def test_random_play_teaches_the_form_of_actions(make_task, config, seeds):
     """Without a mask a fresh policy writes what is no action; after some random play it does not."""
     optim = dataclasses.replace(config.optim, lr=2e-2)
     task = make_task(clone_steps=30, mask_illegal=False, noise=0.05, optim=optim, **LAKE)
@@ -66,7 +61,7 @@ def test_a_resumed_run_has_the_same_start(config, tmp_path):
     assert ["loss/cloning" in row for row in rows if "lr" in row] == [True, True, False, False]
 
 
-def test_what_cannot_be_shown_is_named(make_task, config, tmp_path):
+def test_what_cannot_be_shown_is_named(make_task, config, tmp_path, seeds):
     with pytest.raises(ValueError, match="has no optimal_action to clone"):
         make_task(clone_steps=1, clone="optimal", env="tests/Counting-v0").train_step(seeds(2))
     with pytest.raises(ValueError, match="clone_steps needs an environment"):

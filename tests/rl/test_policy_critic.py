@@ -5,28 +5,19 @@ import dataclasses
 import pytest
 import torch
 
-from core.config import ModelConfig, OptimConfig
-from rl.episodes import TRAINING, EpisodeSeed
+from core.config import OptimConfig
 from rl.rollout import select
 
-TINY = ModelConfig(width=16, num_layers=1, num_heads=1, max_length=64)
-LAKE = {"env": "trillium/FrozenLake-v0", "env_kwargs": {"horizon": 6}}
-COUNTING = {"env": "tests/Counting-v0", "env_kwargs": {"length": 3, "longest": 2}}
 
-
-def seeds(count, first=0, group_size=1):
-    return [EpisodeSeed.derive(7, TRAINING, first + n, group_size) for n in range(count)]
-
-
-def test_a_critic_can_read_what_comes_after_the_last_turn_of_a_history(make_task):
+def test_a_critic_can_read_what_comes_after_the_last_turn_of_a_history(make_task, config, seeds):
     long = {"env": "tests/Counting-v0", "env_kwargs": {"length": 30, "longest": 2}}
     task = make_task(
-        algorithm="ppo", context="history", max_turns=4, model=dataclasses.replace(TINY, max_length=1), **long
+        algorithm="ppo", context="history", max_turns=4, model=dataclasses.replace(config.model, max_length=1), **long
     )
     assert task.train_step(seeds(4))["truncated"] == 1
 
 
-def test_a_limit_is_bootstrapped_and_an_end_is_not(make_task):
+def test_a_limit_is_bootstrapped_and_an_end_is_not(make_task, seeds):
     for ends in (True, False):
         task = make_task(algorithm="ppo", env="tests/Counting-v0", env_kwargs={"length": 2, "ends": ends})
         with torch.no_grad():
@@ -36,8 +27,8 @@ def test_a_limit_is_bootstrapped_and_an_end_is_not(make_task):
         assert task.learner._bootstrap(rollout).tolist() == ([0.0] * 4 if ends else [5.0] * 4)
 
 
-def test_the_critic_reads_the_context_that_a_next_turn_would_have(make_task):
-    task = make_task(algorithm="ppo", max_turns=2, **COUNTING)
+def test_the_critic_reads_the_context_that_a_next_turn_would_have(make_task, seeds):
+    task = make_task(algorithm="ppo", max_turns=2, env="tests/Counting-v0", env_kwargs={"longest": 2})
     torch.nn.init.normal_(task.critic.module.head.linear.weight)
     torch.nn.init.normal_(task.critic.module.model.model.layers[0].mlp.down_proj.weight)
     rollout = task.play(seeds(5))
@@ -47,7 +38,7 @@ def test_the_critic_reads_the_context_that_a_next_turn_would_have(make_task):
         assert task.learner._bootstrap(rollout)[e].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_critic_starts_at_0_and_learns_what_to_expect(make_task):
+def test_a_critic_starts_at_0_and_learns_what_to_expect(make_task, seeds):
     """One legal action that is rewarded each turn: what is still to come follows from the observation."""
     game = {"env": "tests/Counting-v0", "env_kwargs": {"legal": "+"}}
     task = make_task(algorithm="ppo", critic_lr=1e-2, epochs=8, **game)
@@ -56,7 +47,7 @@ def test_a_critic_starts_at_0_and_learns_what_to_expect(make_task):
     assert explained[-1] > 0.9
 
 
-def test_the_critic_learns_on_when_the_policy_has_moved_far_enough(make_task, monkeypatch):
+def test_the_critic_learns_on_when_the_policy_has_moved_far_enough(make_task, monkeypatch, seeds):
     task = make_task(algorithm="ppo", epochs=6, target_kl=1e-9, optim=OptimConfig(lr=1e-2))
     updates = {"policy": 0, "critic": 0}
     for name, updater in (("policy", task.model), ("critic", task.critic)):

@@ -10,16 +10,11 @@ import torch
 from core.config import ModelConfig, OptimConfig
 from core.training.update import NonFiniteStep
 from rl.algorithms import ALGORITHMS
-from rl.episodes import TRAINING, EpisodeSeed
 from rl.learner import NothingToLearn, SamplerMismatch
 
 TINY = ModelConfig(width=16, num_layers=1, num_heads=1, max_length=64)
 LAKE = {"env": "trillium/FrozenLake-v0", "env_kwargs": {"horizon": 6}}
 COUNTING = {"env": "tests/Counting-v0", "env_kwargs": {"length": 3, "longest": 2}}
-
-
-def seeds(count, first=0, group_size=1):
-    return [EpisodeSeed.derive(7, TRAINING, first + n, group_size) for n in range(count)]
 
 
 def parameters(updater):
@@ -33,7 +28,7 @@ def assert_equal(left, right, **tolerance):
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 @pytest.mark.parametrize("game", [{}, LAKE, COUNTING])
-def test_at_the_first_update_the_policy_is_the_one_that_played(make_task, game, algorithm):
+def test_at_the_first_update_the_policy_is_the_one_that_played(make_task, game, algorithm, seeds):
     task = make_task(algorithm=algorithm, epochs=1, temperature=0.7, normalize_advantages=True, **game)
     metrics = task.train_step(seeds(16, group_size=task.algorithm.group_size))
     assert metrics["ratio/first_error"] <= 1e-5
@@ -48,7 +43,7 @@ def test_at_the_first_update_the_policy_is_the_one_that_played(make_task, game, 
 
 
 @pytest.mark.parametrize("changes", [{}, {"kl_coef": 0.1}, {"epochs": 1}], ids=str)
-def test_in_bf16_ratios_start_at_1_too(make_task, changes):
+def test_in_bf16_ratios_start_at_1_too(make_task, changes, seeds):
     """The probabilities that the first update finds are the old ones of all epochs, piece by piece."""
     optim = OptimConfig(lr=1e-2, accumulate=2)
     task = make_task(algorithm="grpo", dtype=torch.bfloat16, optim=optim, **COUNTING, **{"epochs": 3, **changes})
@@ -58,14 +53,14 @@ def test_in_bf16_ratios_start_at_1_too(make_task, changes):
     assert metrics["kl"] > 0 or task.algorithm.epochs == 1
 
 
-def test_in_bf16_with_minibatches_a_pass_before_them_finds_the_old_probabilities(make_task):
+def test_in_bf16_with_minibatches_a_pass_before_them_finds_the_old_probabilities(make_task, seeds):
     task = make_task(algorithm="grpo", dtype=torch.bfloat16, minibatches=2, **COUNTING)
     metrics = task.train_step(seeds(16, group_size=8))
     assert metrics["ratio/first_error"] <= 0.05
     assert 0 < metrics["sampler_gap"] <= 0.2
 
 
-def test_further_epochs_move_the_ratio_and_clip_it(make_task):
+def test_further_epochs_move_the_ratio_and_clip_it(make_task, seeds):
     metrics = make_task(algorithm="ppo", epochs=6, clip=0.05, **COUNTING).train_step(seeds(8))
     assert metrics["ratio/first_error"] <= 1e-5
     assert metrics["kl"] > 1e-4
@@ -73,7 +68,7 @@ def test_further_epochs_move_the_ratio_and_clip_it(make_task):
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
-def test_what_is_logged(make_task, algorithm):
+def test_what_is_logged(make_task, algorithm, seeds):
     metrics = make_task(algorithm=algorithm, **LAKE).train_step(seeds(8))
     assert {"return", "return/optimum", "return/random", "regret", "valid", "turns", "entropy", "kl"} <= set(metrics)
     assert metrics["regret"] == pytest.approx(metrics["return/optimum"] - metrics["return"])
@@ -82,7 +77,7 @@ def test_what_is_logged(make_task, algorithm):
     assert metrics["tokens"] == round(metrics["turns"] * 8)
 
 
-def test_ppo_without_clipping_and_critic_is_reinforce(make_task):
+def test_ppo_without_clipping_and_critic_is_reinforce(make_task, seeds):
     """No limit on the ratio, one epoch, values of 0, lambda 1: the same update to the last bits of rounding."""
     shared = {"normalize_advantages": False, "gamma": 1.0, **COUNTING}
     plain = make_task(algorithm="reinforce", baseline="none", **shared)
@@ -109,7 +104,7 @@ def gradient_of(task, rollout, order=None, pieces=1):
 
 
 @pytest.mark.parametrize("network", ["transformer", "lstm"])
-def test_order_and_splitting_leave_the_gradient_alone(make_task, network):
+def test_order_and_splitting_leave_the_gradient_alone(make_task, network, seeds):
     task = make_task(**COUNTING, context="history", network=network)
     rollout = task.play(seeds(8))
     whole = gradient_of(task, rollout)
@@ -118,7 +113,7 @@ def test_order_and_splitting_leave_the_gradient_alone(make_task, network):
     assert_equal(whole, gradient_of(task, rollout, shuffled, pieces=5), atol=1e-6, rtol=1e-4)
 
 
-def test_accumulation_leaves_the_update_alone(make_task):
+def test_accumulation_leaves_the_update_alone(make_task, seeds):
     """With Adam, rounding would decide about parameters whose gradient is next to nothing."""
     whole, split = (
         make_task(algorithm="ppo", optim=OptimConfig(lr=1e-2, optimizer="sgd", accumulate=pieces), **COUNTING)
@@ -130,7 +125,7 @@ def test_accumulation_leaves_the_update_alone(make_task):
     assert_equal(parameters(whole.critic), parameters(split.critic), atol=1e-5, rtol=1e-3)
 
 
-def test_only_sampled_tokens_carry_loss(make_task):
+def test_only_sampled_tokens_carry_loss(make_task, seeds):
     """The loss reads the hidden states that predict sampled tokens, and no others; padding is never read."""
     task = make_task(**COUNTING, context="history", normalize_advantages=False)
     rollout = task.play(seeds(8))
@@ -172,7 +167,7 @@ def test_only_sampled_tokens_carry_loss(make_task):
     [(name, "transformer") for name in ALGORITHMS]
     + [(name, network) for name in ("reinforce", "ppo", "grpo", "gspo") for network in ("lstm", "mlp")],
 )
-def test_every_algorithm_learns_with_every_network(make_task, algorithm, network, config):
+def test_every_algorithm_learns_with_every_network(make_task, algorithm, network, config, seeds):
     """Three actions of which one is right: some steps make it likelier."""
     optim = dataclasses.replace(config.optim, lr=1e-2)
     game = {"env_kwargs": {"length": 1, "alphabet": "abc"}, "max_noop_steps": 0}
@@ -183,7 +178,7 @@ def test_every_algorithm_learns_with_every_network(make_task, algorithm, network
     assert sum(returns[-5:]) / 5 > 0.7
 
 
-def test_groups_without_differences_are_replaced(make_task):
+def test_groups_without_differences_are_replaced(make_task, seeds):
     """Groups of two: where both were right or both were wrong, another start is played."""
     task = make_task(algorithm="dapo", group_size=2, env_kwargs={"length": 1, "alphabet": "ab"}, noise=0.05)
     metrics = task.train_step(seeds(16, group_size=2))
@@ -196,7 +191,7 @@ def test_groups_without_differences_are_replaced(make_task):
     assert plain.train_step(seeds(16, group_size=2))["equal_groups"] > 0
 
 
-def test_a_replaced_group_is_a_start_of_its_own(make_task):
+def test_a_replaced_group_is_a_start_of_its_own(make_task, seeds):
     """In the first batch training and replacement groups have the same numbers; they are still other starts."""
     task = make_task(algorithm="dapo", group_size=2, env_kwargs={"length": 1, "alphabet": "ab"}, noise=0.05)
     batch = seeds(16, group_size=2)
@@ -214,7 +209,7 @@ def test_dynamic_sampling_needs_groups(make_task):
         make_task(algorithm="ppo", dynamic_sampling="on")
 
 
-def test_a_step_that_fails_leaves_nothing_changed(make_task):
+def test_a_step_that_fails_leaves_nothing_changed(make_task, seeds):
     task = make_task(kl_coef=0.5, kl_target=0.01, **COUNTING)
     task.train_step(seeds(8))
     before = copy.deepcopy(task.state_dict())
@@ -227,7 +222,7 @@ def test_a_step_that_fails_leaves_nothing_changed(make_task):
     assert after["learner"]["kl_coef"] == before["learner"]["kl_coef"]
 
 
-def test_the_greedy_baseline_is_discounted_as_returns_are(make_task):
+def test_the_greedy_baseline_is_discounted_as_returns_are(make_task, seeds):
     task = make_task(algorithm="remax", gamma=0.9, env="tests/Counting-v0", env_kwargs={"legal": "+"})
     rollout = task.play(seeds(4))
     assert task._greedy_returns(rollout).tolist() == pytest.approx([1 + 0.9 + 0.81] * 4)
@@ -235,7 +230,7 @@ def test_the_greedy_baseline_is_discounted_as_returns_are(make_task):
     assert task.train_step(seeds(4))["grad_norm"] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_divergence_from_the_start_costs_reward_or_loss_and_follows_its_target(make_task):
+def test_the_divergence_from_the_start_costs_reward_or_loss_and_follows_its_target(make_task, seeds):
     """At the start it is 0; after some updates it is not, and its coefficient moves by at most 2 % a step."""
     for kind in ("reward", "loss"):
         task = make_task(kl_coef=0.5, kl=kind, kl_target=0.01, **COUNTING)
@@ -249,7 +244,7 @@ def test_the_divergence_from_the_start_costs_reward_or_loss_and_follows_its_targ
         assert task.state_dict()["learner"]["kl_coef"] == task.learner.kl_coef != 0.49
 
 
-def test_a_strong_divergence_cost_keeps_the_policy_at_its_start(make_task):
+def test_a_strong_divergence_cost_keeps_the_policy_at_its_start(make_task, seeds):
     moved = {}
     for coef in (0.0, 10.0):
         task = make_task(kl_coef=coef, kl="loss", entropy_coef=0.0, algorithm="ppo", **COUNTING)
@@ -259,7 +254,7 @@ def test_a_strong_divergence_cost_keeps_the_policy_at_its_start(make_task):
     assert moved[10.0] < moved[0.0] / 3
 
 
-def test_responses_that_are_nearly_too_long_lose_reward(make_task):
+def test_responses_that_are_nearly_too_long_lose_reward(make_task, seeds):
     """Two letters and the end token are the longest: with room for two, lengths 1, 2, 3 cost 0, 1/2 and 1."""
     task = make_task(overlong_tokens=2, **COUNTING)
     rollout = task.play(seeds(30))
@@ -267,7 +262,7 @@ def test_responses_that_are_nearly_too_long_lose_reward(make_task):
     assert penalty.tolist() == [(count - 1) / 2 for count in rollout.mask_NT.sum(1).tolist()]
 
 
-def test_steps_that_teach_nothing_stop_the_run_when_they_last(make_task):
+def test_steps_that_teach_nothing_stop_the_run_when_they_last(make_task, seeds):
     task = make_task(env="tests/Counting-v0", env_kwargs={"legal": "+"}, max_noop_steps=3)
     task.train_step(seeds(4))
     task.train_step(seeds(4))
@@ -280,7 +275,7 @@ def test_steps_that_teach_nothing_stop_the_run_when_they_last(make_task):
     assert solved.learner.noop_steps == 0
 
 
-def test_greedy_play_from_the_same_start_is_the_baseline_of_remax(make_task):
+def test_greedy_play_from_the_same_start_is_the_baseline_of_remax(make_task, seeds):
     task = make_task(algorithm="remax", **LAKE)
     rollout = task.play(seeds(6))
     greedy = task._greedy_returns(rollout)
@@ -288,7 +283,7 @@ def test_greedy_play_from_the_same_start_is_the_baseline_of_remax(make_task):
     assert greedy.tolist() == alone
 
 
-def test_an_update_without_gradient_is_counted(make_task):
+def test_an_update_without_gradient_is_counted(make_task, seeds):
     """One legal action: its probability is 1 whatever the weights are, so there is nothing to learn."""
     task = make_task(env="tests/Counting-v0", env_kwargs={"legal": "+"}, entropy_coef=0.0)
     before = parameters(task.model)
@@ -299,7 +294,7 @@ def test_an_update_without_gradient_is_counted(make_task):
     assert make_task(**COUNTING).train_step(seeds(4))["noop_updates"] == 0
 
 
-def test_equal_returns_give_no_update(make_task):
+def test_equal_returns_give_no_update(make_task, seeds):
     """Nothing of an environment that rewards all the same is learned, with a leave-one-out baseline."""
     task = make_task(env_kwargs={"max_invalid": 1, "invalid_penalty": 0.0}, entropy_coef=0.0)
     rollout = task.play(seeds(6))
@@ -307,7 +302,7 @@ def test_equal_returns_give_no_update(make_task):
     assert task.train_step(seeds(6))["grad_norm"] == 0
 
 
-def test_equal_seeds_give_equal_training(make_task):
+def test_equal_seeds_give_equal_training(make_task, seeds):
     runs = []
     for _ in range(2):
         task = make_task(algorithm="ppo", minibatches=3, **COUNTING)
@@ -315,7 +310,7 @@ def test_equal_seeds_give_equal_training(make_task):
     assert runs[0] == runs[1]
 
 
-def test_a_model_that_misjudges_its_own_samples_stops_the_run(make_task):
+def test_a_model_that_misjudges_its_own_samples_stops_the_run(make_task, seeds):
     task = make_task(**COUNTING)
     drawn = task.play(seeds(4))
     shifted = dataclasses.replace(drawn.samples, logprobs_BT=drawn.samples.logprobs_BT - 0.01)
@@ -324,7 +319,7 @@ def test_a_model_that_misjudges_its_own_samples_stops_the_run(make_task):
         task.train_step(seeds(4))
 
 
-def test_at_the_start_the_policy_is_the_reference(make_task):
+def test_at_the_start_the_policy_is_the_reference(make_task, seeds):
     task = make_task(**LAKE)
     scores = task.evaluate()
     assert abs(scores["kl_from_start"]) < 1e-6
@@ -335,7 +330,7 @@ def test_at_the_start_the_policy_is_the_reference(make_task):
     assert task.evaluate() == task.evaluate()
 
 
-def test_evaluation_leaves_no_trace(make_task):
+def test_evaluation_leaves_no_trace(make_task, seeds):
     plain, evaluated = make_task(**LAKE), make_task(**LAKE)
     for n in range(2):
         plain.train_step(seeds(8, first=8 * n))
@@ -344,7 +339,7 @@ def test_evaluation_leaves_no_trace(make_task):
     assert_equal(parameters(plain.model), parameters(evaluated.model))
 
 
-def test_state_goes_through_save_and_load(make_task):
+def test_state_goes_through_save_and_load(make_task, seeds):
     first = make_task(algorithm="ppo", **COUNTING)
     first.train_step(seeds(8))
     second = make_task(algorithm="ppo", noise=0.0, **COUNTING)
@@ -353,7 +348,7 @@ def test_state_goes_through_save_and_load(make_task):
 
 
 @pytest.mark.parametrize(("algorithm", "steps"), [("reinforce", 100), ("ppo", 30)])
-def test_it_learns(make_task, algorithm, steps, config):
+def test_it_learns(make_task, algorithm, steps, config, seeds):
     """Two letters, one to copy: from below chance to almost always."""
     optim = dataclasses.replace(config.optim, lr=1e-2, schedule="linear")
     task = make_task(

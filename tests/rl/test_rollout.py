@@ -5,14 +5,10 @@ import pytest
 import torch
 
 from rl.collect import collect
-from rl.episodes import EVALUATION, TRAINING, EpisodeSeed, EpisodeSeeds, derived_seed
+from rl.episodes import EVALUATION, TRAINING, EpisodeSeeds, derived_seed
 
 LAKE = {"env": "trillium/FrozenLake-v0", "env_kwargs": {"horizon": 6}}
 COUNTING = {"env": "tests/Counting-v0", "env_kwargs": {"length": 4, "longest": 2}}
-
-
-def seeds(count, first=0):
-    return [EpisodeSeed.derive(7, TRAINING, first + n) for n in range(count)]
 
 
 def rescored(task, rollout):
@@ -24,13 +20,13 @@ def rescored(task, rollout):
 @pytest.mark.parametrize("context", ["observation", "history"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
 @pytest.mark.parametrize("game", [LAKE, COUNTING, {}])
-def test_sampled_probabilities_are_those_that_training_computes(make_task, game, temperature, context, network):
+def test_sampled_probabilities_are_those_that_training_computes(make_task, game, temperature, context, network, seeds):
     task = make_task(temperature=temperature, context=context, network=network, **game)
     rollout = task.play(seeds(12))
     torch.testing.assert_close(rollout.samples.logprobs_BT, rescored(task, rollout), atol=1e-5, rtol=0)
 
 
-def test_a_masked_distribution_is_renormalised(make_task):
+def test_a_masked_distribution_is_renormalised(make_task, seeds):
     task = make_task(**LAKE)
     rollout = task.play(seeds(6))
     actions = task.player.interface.tokenizer.encode("LDRU")
@@ -44,7 +40,7 @@ def test_a_masked_distribution_is_renormalised(make_task):
     assert sum(turn.valid for turn in free.turns) < len(free.turns) / 2
 
 
-def test_the_record_of_a_game(make_task):
+def test_the_record_of_a_game(make_task, seeds):
     rollout = make_task(**LAKE).play(seeds(5))
     task = make_task(**LAKE)
     env = gymnasium.make("trillium/FrozenLake-v0", horizon=6)
@@ -64,7 +60,7 @@ def test_the_record_of_a_game(make_task):
     assert rollout.transcript(0)[0] == {"role": "environment", "text": "r0c0:"}
 
 
-def test_rewards_stand_on_the_last_token_of_their_turn_the_end_token_included(make_task):
+def test_rewards_stand_on_the_last_token_of_their_turn_the_end_token_included(make_task, seeds):
     task = make_task(**COUNTING)
     rollout = task.play(seeds(30))
     mask, rewards = rollout.mask_NT, rollout.reward_NT
@@ -78,7 +74,7 @@ def test_rewards_stand_on_the_last_token_of_their_turn_the_end_token_included(ma
     assert (rollout.samples.logprobs_BT[torch.arange(len(mask)), last] < 0).all()
 
 
-def test_an_answer_cut_by_the_length_limit_does_not_end_the_game(make_task):
+def test_an_answer_cut_by_the_length_limit_does_not_end_the_game(make_task, seeds):
     rollout = make_task(**COUNTING).play(seeds(30))
     cut = [n for n in range(len(rollout.turns)) if not rollout.samples.finished_B[n]]
     assert cut
@@ -87,7 +83,7 @@ def test_an_answer_cut_by_the_length_limit_does_not_end_the_game(make_task):
     }
 
 
-def test_tokens_by_turn_and_by_episode_are_the_same_tokens(make_task):
+def test_tokens_by_turn_and_by_episode_are_the_same_tokens(make_task, seeds):
     rollout = make_task(**COUNTING).play(seeds(9))
     numbers = torch.arange(1, rollout.mask_NT.numel() + 1).view(rollout.mask_NT.shape)
     by_episode = rollout.by_episode(numbers)
@@ -100,7 +96,7 @@ def test_tokens_by_turn_and_by_episode_are_the_same_tokens(make_task):
     torch.testing.assert_close(rollout.by_episode(rollout.reward_NT).sum(1), rollout.returns_E)
 
 
-def test_history_only_ever_grows(make_task):
+def test_history_only_ever_grows(make_task, seeds):
     task = make_task(**COUNTING, context="history")
     rollout = task.play(seeds(6))
     answers = rollout.samples.lists()
@@ -111,7 +107,7 @@ def test_history_only_ever_grows(make_task):
         assert rollout.contexts[n] == seen + task.player.interface.tokenizer.encode(rollout.turns[n].observation)
 
 
-def test_a_turn_limit_truncates(make_task):
+def test_a_turn_limit_truncates(make_task, seeds):
     rollout = make_task(env="tests/Counting-v0", max_turns=2).play(seeds(4))
     assert torch.bincount(rollout.episode_N).tolist() == [2] * 4
     assert rollout.truncated_E.all()
@@ -122,7 +118,7 @@ def test_a_turn_limit_truncates(make_task):
 
 
 @pytest.mark.parametrize("game", [LAKE, COUNTING])
-def test_an_episode_does_not_depend_on_those_beside_it(make_task, game):
+def test_an_episode_does_not_depend_on_those_beside_it(make_task, game, seeds):
     together = make_task(**game).play(seeds(6))
     for number in range(6):
         alone = make_task(**game).play(seeds(1, first=number))
@@ -130,14 +126,14 @@ def test_an_episode_does_not_depend_on_those_beside_it(make_task, game):
         assert alone.returns_E[0] == together.returns_E[number]
 
 
-def test_greedy_play_takes_the_most_likely_token(make_task):
+def test_greedy_play_takes_the_most_likely_token(make_task, seeds):
     task = make_task(**LAKE)
     rollout = task.play(seeds(3), greedy=True)
     logits = task.policy.distribution(task.policy.hidden(rollout.contexts, rollout.samples), rollout.allowed_NTV())
     assert rollout.samples.tokens_BT.equal(logits.argmax(-1))
 
 
-def test_legal_actions_of_several_tokens(make_task):
+def test_legal_actions_of_several_tokens(make_task, seeds):
     rollout = make_task(env="tests/Counting-v0", env_kwargs={"longest": 3, "legal": "++- -"}).play(seeds(20))
     assert {turn.action for turn in rollout.turns} == {"++-", "-"}
 

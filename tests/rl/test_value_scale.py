@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from core.policy import ValueHead
-from rl.episodes import TRAINING, EpisodeSeed
 from rl.value_scale import RATE, ValueScale
 
 
@@ -60,19 +59,19 @@ def test_equal_returns_have_no_deviation_to_divide_by(head, value):
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_a_critic_learns_as_much_whatever_the_size_of_the_rewards(make_task, size):
+def test_a_critic_learns_as_much_whatever_the_size_of_the_rewards(make_task, seeds, size):
     """One legal action, so what is still to come follows from the observation."""
     task = make_task(algorithm="ppo", critic_lr=1e-2, epochs=8, env="tests/Counting-v0", env_kwargs={"legal": "+"})
     for first in range(0, 40, 8):
-        rollout = task.play([EpisodeSeed.derive(7, TRAINING, first + n, 1) for n in range(8)])
+        rollout = task.play(seeds(8, first))
         turns = [turn._replace(reward=turn.reward * size) for turn in rollout.turns]
         learned = task.learner.learn(dataclasses.replace(rollout, turns=turns))
     assert learned["explained_variance"] > 0.95
 
 
-def test_the_units_are_stored_with_the_run(make_task):
+def test_the_units_are_stored_with_the_run(make_task, seeds):
     task = make_task(algorithm="ppo", env="trillium/FrozenLake-v0", env_kwargs={"horizon": 6})
-    task.train_step([EpisodeSeed.derive(7, TRAINING, n, 1) for n in range(8)])
+    task.train_step(seeds(8))
     other = make_task(algorithm="ppo", env="trillium/FrozenLake-v0", env_kwargs={"horizon": 6})
     other.load_state_dict(task.state_dict())
     assert other.learner.scale.state_dict() == task.learner.scale.state_dict()
